@@ -1,0 +1,32 @@
+"""One transformer block, for every family.
+
+Shapes: B batch, T positions, D hidden_size.
+"""
+
+from torch import Tensor, nn
+
+from modelzoo.model.attention import Attention
+from modelzoo.model.cache import LayerCache
+from modelzoo.model.config import ModelConfig
+from modelzoo.model.mlp import MLP
+
+
+class Block(nn.Module):
+    """Attention and MLP around the residual stream, in sequence or in parallel."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.norm_2 = None if config.tied_norm else nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = MLP(config)
+        self.parallel_residual = config.parallel_residual
+
+    def forward(self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
+        normed = self.norm_1(x)
+        attended = self.attention(normed, position, cache)
+        if self.parallel_residual:  # x + attention(n1(x)) + mlp(n2(x)); tied_norm: n2 is n1
+            return x + attended + self.mlp(normed if self.norm_2 is None else self.norm_2(x))
+        x = x + attended
+        assert self.norm_2 is not None  # ModelConfig refuses tied_norm here
+        return x + self.mlp(self.norm_2(x))

@@ -1,0 +1,94 @@
+"""The model: embeddings, blocks, head.
+
+Shapes: B batch, T positions, D hidden_size, V vocabulary (num_embeddings).
+"""
+
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelzoo.model.block import Block
+from modelzoo.model.cache import KVCache
+from modelzoo.model.config import ModelConfig
+from modelzoo.model.init import initialize
+from modelzoo.model.loss import linear_cross_entropy
+from modelzoo.model.scaling import scaling_of
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: `input_ids` (B, T) to `logits` (B, T, V).
+
+    Its weights are drawn from `seed`. Built under `torch.device("meta")` they are not: after `to_empty`,
+    `initialize` draws the same ones.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.scaling = scaling_of(config)
+        self.embedding = nn.Embedding(config.num_embeddings, config.hidden_size)
+        self.position_embedding = config.position.build_embedding(config.max_seq_len, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.lm_head = (  # None: the embedding is the head, and needs no second name that to_empty could part
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.hidden_size, config.num_embeddings, bias=config.lm_head_bias)
+        )
+        initialize(self, config, seed)
+
+    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V). With a cache, `input_ids` are the tokens after those it holds."""
+        return self.logits(self.hidden(input_ids, cache))
+
+    def hidden(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normalised output of the last block, (B, T, D)."""
+        start = 0 if cache is None else cache.length
+        length = input_ids.shape[1]
+        if start + length > self.config.max_seq_len:
+            raise ValueError(
+                f"input of {start + length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
+                "shorten the input, or use a model with a larger max_seq_len"
+            )
+        x = self.embedding(input_ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(torch.arange(start, start + length, device=x.device))
+        x = self.dropout(x * self.scaling.embed)
+        position = self.config.position.table(start, length, self.config.head_dim, x.device)
+        for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
+            x = block(x, position, layer_cache)
+        return self.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head alone: (…, D) to (…, V)."""
+        return F.linear(*self._head(hidden))
+
+    def loss(self, input_ids: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
+        """The sum of the cross-entropies in nats (fp32 scalar), and the number of tokens summed.
+
+        `labels` (B, T) are the next tokens, already shifted. Where `loss_mask` (B, T) is 0 a token does not
+        count. The logits are never held whole: see `linear_cross_entropy`.
+        """
+        hidden, labels = self.hidden(input_ids).flatten(0, 1), labels.flatten()  # (B·T, D), (B·T,)
+        if loss_mask is not None:
+            kept = loss_mask.flatten().nonzero().squeeze(1)
+            if len(kept) < len(labels):
+                hidden, labels = hidden[kept], labels[kept]
+        return linear_cross_entropy(*self._head(hidden), labels), len(labels)
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """What each parameter's learning rate is multiplied by, by its name."""
+        by_module = {f"{name}.weight": lr for name, lr in self.scaling.lr.items()}
+        names = (name for name, _ in self.named_parameters())
+        return {name: by_module.get(".".join(name.split(".")[-2:]), 1.0) for name in names}
+
+    def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V."""
+        scale = self.scaling.logits
+        if self.lm_head is None:
+            return hidden * scale, self.embedding.weight, None
+        bias = self.lm_head.bias
+        return hidden * scale, self.lm_head.weight, None if bias is None else bias * scale

@@ -1,0 +1,77 @@
+"""Rotary positions: pairs of channels of each query and key turn by an angle proportional to the position.
+
+Shapes: T positions, K head_dim, R rotary_dim: the leading channels of a head that turn.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from modelzoo.base_config import Problem
+from modelzoo.model.position.base import PositionConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class RotaryPosition(PositionConfig):
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) on a leading fraction of each head."""
+
+    kind: Literal["rotary"] = "rotary"
+
+    style: Literal["interleaved", "half"] = "interleaved"
+    """Which channels form a pair: 2i with 2i + 1 (interleaved), or i with i + rotary_dim / 2 (half)."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """The part of each head that is rotated: rotary_dim = int(head_dim * fraction), which must be even."""
+
+    theta: float = Field(default=10_000.0, gt=1, le=1e9)
+    """Base of the geometric series of wavelengths."""
+
+    def rotary_dim(self, head_dim: int) -> int:
+        return int(head_dim * self.fraction)
+
+    def problems_with(self, head_dim: int) -> Iterator[Problem]:
+        rotary_dim = self.rotary_dim(head_dim)
+        if rotary_dim >= 2 and rotary_dim % 2 == 0:
+            return
+        even = {max(2, rotary_dim - rotary_dim % 2), rotary_dim + rotary_dim % 2 or 2}
+        choices = [f"{fraction_for(dim, head_dim)} ({dim})" for dim in sorted(even) if dim <= head_dim]
+        yield Problem(
+            ("fraction",),
+            f"fraction={self.fraction} with head_dim={head_dim} gives rotary_dim={rotary_dim}, which is "
+            + ("odd" if rotary_dim % 2 else "zero")
+            + (f"; use {' or '.join(choices)}" if choices else "; use fewer heads or a larger hidden_size"),
+        )
+
+    def table(self, start: int, length: int, head_dim: int, device: "torch.device") -> "Tensor":
+        """cos and sin of every angle, (2, T, R/2). In fp32 whatever the model computes in: bf16 cannot tell
+        position 257 from 258. Built per forward pass, not kept as a buffer that a cast could damage."""
+        import torch
+
+        rotary_dim = self.rotary_dim(head_dim)
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
+        positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, 1.0 / self.theta**exponents)  # (T, R/2)
+        return torch.stack((angles.cos(), angles.sin()))
+
+    def rotate(self, x: "Tensor", table: "Tensor | None") -> "Tensor":
+        import torch
+
+        assert table is not None
+        cos, sin = table
+        rotary_dim = 2 * cos.shape[-1]
+        turned, rest = x.split((rotary_dim, x.shape[-1] - rotary_dim), dim=-1)
+        pair_dim = -1 if self.style == "interleaved" else -2
+        pairs = turned.unflatten(-1, (-1, 2) if self.style == "interleaved" else (2, -1))
+        a, b = pairs.float().unbind(pair_dim)  # (…, T, R/2) each
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=pair_dim).flatten(-2)
+        return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+def fraction_for(rotary_dim: int, head_dim: int) -> float:
+    """A short `fraction` that gives exactly this rotary_dim, in spite of int() rounding down."""
+    millionths = -(-rotary_dim * 1_000_000 // head_dim)
+    return next(f for f in (millionths / 1e6, (millionths + 1) / 1e6) if int(head_dim * f) == rotary_dim)

@@ -1,0 +1,41 @@
+"""Installation. Ranges are open here; constraints.txt pins what was tested, and the Makefile uses it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CONFIGS = Path(__file__).parent / "configs"
+
+setup(
+    name="modelzoo",
+    version="0.1.0",
+    description="Declarative, config-driven training of GPT-2, GPT-J and GPT-NeoX style language models",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # configs/ stands at the top of the repository, where users look for it, and travels inside the
+    # package, where an installed wheel finds it.
+    packages=[*find_packages(include=["modelzoo*", "data_preprocessing*"]), "modelzoo.configs"],
+    package_dir={"modelzoo.configs": "configs"},
+    package_data={"modelzoo.configs": [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml")]},
+    install_requires=[
+        "torch>=2.9",
+        "pydantic>=2.11",
+        "pyyaml>=6",
+        "hydra-core>=1.3.2",
+        "tokenizers>=0.21",
+        "h5py>=3.11",
+        "numpy>=1.26",
+        "safetensors>=0.5",
+        "typer>=0.15",
+        "rich>=13",
+        "tensorboard>=2.18",
+        "matplotlib>=3.9",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "transformers>=5"],
+        "dev": ["ruff>=0.12", "mypy>=1.15", "types-PyYAML", "pre-commit>=4"],
+    },
+    entry_points={"console_scripts": ["modelzoo=modelzoo.cli.main:main"]},
+)
