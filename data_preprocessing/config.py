@@ -1,0 +1,93 @@
+"""The YAML of `modelzoo preprocess` and of `modelzoo tokenizer train`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from data_preprocessing.modes import ModeConfig
+from data_preprocessing.modes.lm import LmMode
+from data_preprocessing.readers import ReaderConfig
+from modelzoo.base_config import Config, FromList, Problem, union_of_kinds
+
+if TYPE_CHECKING:
+    AnyReader = ReaderConfig
+    AnyMode = ModeConfig
+else:
+    AnyReader = union_of_kinds("data_preprocessing.readers", ReaderConfig)
+    AnyMode = union_of_kinds("data_preprocessing.modes", ModeConfig)
+
+BYTES = 256
+NUM_SPACE_RUNS = 23
+"""Runs of 2 to 24 spaces, as in GPT-NeoX-20B's tokenizer."""
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class PreprocessConfig(Config):
+    """Text to a dataset directory."""
+
+    name: str
+    """What the listings call it."""
+    description: str = ""
+    """One line for the listings."""
+    reader: AnyReader
+    """Where the text is and what a document is."""
+    mode: AnyMode = LmMode()
+    """How a document becomes tokens."""
+    tokenizer: str
+    """tokenizer.json, a directory holding one, or the vocabulary of GPT-2's pair of files."""
+    output: str
+    """Directory to write. It appears when it is whole; next to it, `<output>.partial` while it is not."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the documents that go to the split `validation`. Each document is drawn by a hash of its
+    bytes: it stays on its side when the corpus grows, and copies of it fall on the same side."""
+    on_error: Literal["stop", "reject"] = "stop"
+    """A document that cannot be read stops the run, or is left out and listed in the manifest. Empty
+    documents are always left out and counted."""
+    shard_tokens: Positive = 100_000_000
+    """A shard is closed before it exceeds this; a single longer document gets one of its own."""
+    max_documents: Positive | None = None
+    """Stop reading after so many documents."""
+    max_bytes: Positive | None = None
+    """Stop reading with the document that reaches so many UTF-8 bytes."""
+
+
+class TokenizerTrainConfig(Config):
+    """Text to a byte-level BPE tokenizer."""
+
+    name: str
+    """What the listings call it."""
+    description: str = ""
+    """One line for the listings."""
+    reader: AnyReader
+    """Where the text is."""
+    output: str
+    """tokenizer.json to write."""
+    vocab_size: Positive
+    """Ids in all: bytes, merges, special tokens, and with `neox` the 23 runs of spaces."""
+    style: Literal["gpt2", "neox"]
+    """`neox` adds runs of 2 to 24 spaces as single tokens, for code; else as GPT-2."""
+    special_tokens: Annotated[tuple[str, ...], FromList] = ("<|endoftext|>",)
+    """Tokens that only the program writes, at the first ids."""
+    max_bytes: Positive | None = None
+    """Stop reading with the document that reaches so many UTF-8 bytes."""
+    on_error: Literal["stop", "reject"] = "stop"
+    """A document that cannot be read stops the run, or is left out."""
+
+    @property
+    def num_space_runs(self) -> int:
+        """Ids taken by runs of spaces."""
+        return NUM_SPACE_RUNS if self.style == "neox" else 0
+
+    def problems(self) -> Iterator[Problem]:
+        if "<|endoftext|>" not in self.special_tokens:
+            yield Problem(("special_tokens",), "must hold <|endoftext|>, which separates documents")
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            yield Problem(("special_tokens",), f"{list(self.special_tokens)} names a token twice")
+        fixed = BYTES + len(self.special_tokens) + self.num_space_runs
+        if self.vocab_size <= fixed:
+            yield Problem(
+                ("vocab_size",),
+                f"{self.vocab_size} leaves no merges: bytes, special tokens and runs of spaces take {fixed}",
+            )

@@ -1,0 +1,23 @@
+"""Plain language modelling: every token of the text is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from data_preprocessing.modes import ModeConfig
+
+if TYPE_CHECKING:
+    from modelzoo.tokenizer import Tokenizer
+
+
+class LmMode(ModeConfig):
+    """The text, then the end-of-document id."""
+
+    kind: Literal["lm"] = "lm"
+
+    def encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+        end = np.array([tokenizer.end_of_document_id], dtype=np.uint32)
+        return [np.concatenate((ids, end)) for ids in tokenizer.encode_batch(texts)]

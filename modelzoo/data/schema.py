@@ -1,0 +1,278 @@
+"""The file format in which preprocessing and training meet: HDF5 shards and one manifest. No torch.
+
+A dataset is a directory: `manifest.json`, `tokenizer.json`, and shards `SPLIT/00000.h5`, `SPLIT/00001.h5` …
+Each shard holds whole documents:
+
+    tokens            (num_tokens,)         uint16, or uint32 above 65,536 ids; contiguous, uncompressed
+    document_offsets  (num_documents + 1,)  uint64; document i is tokens[offsets[i]:offsets[i + 1]]
+    loss_mask         (num_tokens,)         uint8, only where some tokens are not to be learnt
+
+The end-of-document id is the last token of every document. The attributes of the file are `ShardHeader`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import h5py
+import numpy as np
+from pydantic import ValidationError
+
+from modelzoo.base_config import Config, UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+BLOCK = 4 * 2**20
+"""Elements copied at a time while a shard is written."""
+
+
+class ShardHeader(NamedTuple):
+    """The attributes of one shard."""
+
+    schema_version: int
+    tokenizer_sha256: str
+    vocab_size: int
+    end_of_document_id: int
+    mode: str
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    """UTF-8 bytes of the documents, for losses in bits per byte."""
+    source_config: str
+    """JSON of the settings that decide the content."""
+
+
+class InputFile(Config):
+    """One file that was read."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class TokenizerInfo(Config):
+    """What a run checks its own tokenizer and model against."""
+
+    sha256: str
+    vocab_size: int
+    end_of_document_id: int
+
+
+class ShardInfo(Config):
+    """One shard: its path below the dataset's directory, its hash, its counts."""
+
+    file: str
+    sha256: str
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+
+
+class SplitInfo(Config):
+    """One split: its shards in the order in which they are read, and their sums."""
+
+    shards: tuple[ShardInfo, ...]
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+
+
+class RejectedDocument(Config):
+    """A document that was left out: `unit` and `number` say where in the file (line 11, document 3)."""
+
+    file: str
+    unit: str
+    number: int
+    reason: str
+    detail: str
+
+
+class LedgerInfo(Config):
+    """Every document of the input: written, or rejected with its reason. The bytes of what was written are
+    UTF-8 bytes of text, the bytes of what was rejected are those of the file."""
+
+    documents_in: int
+    bytes_in: int
+    documents_written: int
+    bytes_written: int
+    rejected_by_reason: dict[str, int]
+    rejected: tuple[RejectedDocument, ...]
+    """The first of them; `rejected_by_reason` counts them all."""
+
+
+class Manifest(Config):
+    """The content of manifest.json."""
+
+    schema_version: int
+    settings: dict[str, Any]
+    inputs: tuple[InputFile, ...]
+    tokenizer: TokenizerInfo
+    splits: dict[str, SplitInfo]
+    ledger: LedgerInfo
+
+
+class Blocks(Protocol):
+    """What a shard is written from: an array, or a file that is read slice by slice."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 while it can hold every id, uint32 above. Little-endian on any machine."""
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def write_shard(
+    path: Path,
+    header: ShardHeader,
+    tokens: Blocks,
+    document_offsets: Blocks,
+    loss_mask: Blocks | None = None,
+) -> None:
+    """Write one shard, copying block by block. Equal content gives equal bytes.
+
+    Args:
+        path: file to write; its directory exists.
+        header: counts included.
+        tokens: (num_tokens,)
+        document_offsets: (num_documents + 1,)
+        loss_mask: (num_tokens,) or None
+    """
+    assert len(tokens) == header.num_tokens, (len(tokens), header)
+    assert len(document_offsets) == header.num_documents + 1, (len(document_offsets), header)
+    assert loss_mask is None or len(loss_mask) == len(tokens), len(tokens)
+    with h5py.File(path, "w") as file:
+        for name, value in header._asdict().items():
+            file.attrs[name] = value
+        _write_dataset(file, "tokens", token_dtype(header.vocab_size), tokens)
+        _write_dataset(file, "document_offsets", np.dtype("<u8"), document_offsets)
+        if loss_mask is not None:
+            _write_dataset(file, "loss_mask", np.dtype("u1"), loss_mask)
+
+
+def _write_dataset(file: h5py.File, name: str, dtype: np.dtype, blocks: Blocks) -> None:
+    dataset = file.create_dataset(name, shape=(len(blocks),), dtype=dtype)
+    for start in range(0, len(blocks), BLOCK):
+        block = blocks[start : start + BLOCK]
+        dataset[start : start + len(block)] = block
+
+
+def open_shard(path: Path) -> ShardHeader:
+    """Read a shard's header and check the file against it: datasets, shapes, types, counts.
+
+    Raises:
+        UserError: missing, truncated, or not such a file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_remedy()}")
+    try:
+        with h5py.File(path, "r") as file:
+            header = _read_header(path, file.attrs)
+            for problem in _shard_problems(file, header):
+                raise UserError(f"{path}: {problem}; {_remedy()}")
+            return header
+    except OSError as error:
+        raise UserError(f"{path}: truncated, or not an HDF5 file ({error}); {_remedy()}") from error
+
+
+def _read_header(path: Path, attributes: h5py.AttributeManager) -> ShardHeader:
+    missing = [name for name in ShardHeader._fields if name not in attributes]
+    if missing:
+        raise UserError(
+            f"{path}: not a shard of this program, it lacks the attributes {', '.join(missing)}; {_remedy()}"
+        )
+    types = ShardHeader.__annotations__
+    header = ShardHeader(**{name: types[name](attributes[name]) for name in ShardHeader._fields})
+    _check_version(path, header.schema_version)
+    return header
+
+
+def _shard_problems(file: h5py.File, header: ShardHeader) -> Iterator[str]:
+    expected = {
+        "tokens": (header.num_tokens, token_dtype(header.vocab_size)),
+        "document_offsets": (header.num_documents + 1, np.dtype("<u8")),
+        "loss_mask": (header.num_tokens, np.dtype("u1")),
+    }
+    for name, (length, dtype) in expected.items():
+        if name not in file:
+            if name != "loss_mask":
+                yield f"dataset {name} is missing"
+        elif file[name].shape != (length,) or file[name].dtype != dtype:
+            yield (
+                f"dataset {name} has shape {file[name].shape} and type {file[name].dtype}, "
+                f"the header says ({length},) and {dtype}"
+            )
+        elif name == "document_offsets" and (file[name][0], file[name][-1]) != (0, header.num_tokens):
+            yield f"document_offsets end at {file[name][-1]}, the header says {header.num_tokens} tokens"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read manifest.json. It is written last, so a directory that has one is whole.
+
+    Raises:
+        UserError: no directory, no manifest, or not one of ours.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        what = "not finished, or not a dataset" if directory.is_dir() else "no such directory"
+        raise UserError(f"{directory}: {what} (no {MANIFEST}); write it with: modelzoo preprocess CONFIG")
+    try:
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and isinstance(content.get("schema_version"), int):
+            _check_version(path, content["schema_version"])
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(key) for key in first["loc"])
+        raise UserError(f"{path}: {place}: {first['msg']}; {_remedy()}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); {_remedy()}") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json by rename. Call it last: its presence says that all is there."""
+    unfinished = directory / (MANIFEST + ".partial")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, directory / MANIFEST)
+
+
+def find_split(directory: Path, manifest: Manifest, split: str) -> SplitInfo:
+    """The split of this name.
+
+    Raises:
+        UserError: there is none; names those there are.
+    """
+    if split not in manifest.splits:
+        raise UserError(
+            f"{directory}: no split {split!r}; this dataset has {', '.join(sorted(manifest.splits))}"
+            + ("; set validation_fraction and preprocess again" if split == "validation" else "")
+        )
+    return manifest.splits[split]
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "preprocess again, or use the version of modelzoo that wrote it"
+        )
+
+
+def _remedy() -> str:
+    return "delete the dataset and write it again with: modelzoo preprocess CONFIG"
