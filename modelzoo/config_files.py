@@ -1,0 +1,269 @@
+"""From a config's name or path, and overrides, to a validated object that knows where each key was written.
+
+hydra composes (its defaults lists, its groups, its override grammar), pydantic validates. hydra's own
+`compose()` assembles its runtime config too on every call; the same steps of its loader without that
+one are several times faster, and leave the defaults list, from which each key's file and line is read.
+"""
+
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigLoadError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from modelzoo.base_config import Config, UserError
+from modelzoo.config_errors import ConfigError, Provenance, describe_all, nearest
+from modelzoo.config_errors import Path as KeyPath
+
+C = TypeVar("C", bound=Config)
+
+NOT_RUNS = ("preprocess", "tokenizer")
+"""Groups whose files are whole configs too, of another verb than `train`."""
+
+
+OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_paths()["stdlib"], replace=True)
+
+
+class Composed(NamedTuple):
+    """A composed config before validation."""
+
+    data: dict[str, Any]
+    provenance: Provenance
+    choices: dict[str, str | None]
+    """Group -> the file chosen from it, e.g. {"model": "gptj"}."""
+
+
+def configs_dir() -> Path:
+    """The shipped configs: inside the package where it is installed, at the repository's top in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def shipped_names(group: str | None = None) -> list[str]:
+    """Names of the runnable configs, or of the whole configs of another verb's group (`preprocess`)."""
+    root = configs_dir()
+    if group is not None:
+        return sorted(f"{group}/{path.stem}" for path in (root / group).glob("*.yaml"))
+    at_top = [path.stem for path in root.glob("*.yaml")]
+    nested = [f"continuous_pretraining/{p.stem}" for p in (root / "continuous_pretraining").glob("*.yaml")]
+    return sorted(at_top) + sorted(nested)
+
+
+def load_config(schema: type[C], name_or_path: str, overrides: Sequence[str] = ()) -> C:
+    """Compose and validate. Raises ConfigError (all problems at once) or UserError (not composable)."""
+    config, _ = load_with_provenance(schema, name_or_path, overrides)
+    return config
+
+
+def load_with_provenance(schema: type[C], name_or_path: str, overrides: Sequence[str] = ()) -> tuple[C, Composed]:
+    """`load_config`, with the composed mapping and the place of each of its keys."""
+    composed = compose(name_or_path, overrides)
+    return validate(schema, composed), composed
+
+
+def validate(schema: type[C], composed: Composed) -> C:
+    """The config object of a composed mapping. Raises ConfigError with every problem of it."""
+    try:
+        return schema.model_validate(composed.data)
+    except ValidationError as error:
+        raise ConfigError(describe_all(error, schema, composed.data, composed.provenance)) from None
+
+
+def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
+    """Compose a shipped config, or a user's YAML that may build on shipped ones, with hydra overrides."""
+    folder, name = _find(name_or_path)
+    repository = CachingConfigRepository(ConfigRepository(_search_path(folder)))
+    origin = _display(Path(folder, f"{name}.yaml"))
+    try:
+        parsed = [_or_add(o, repository) for o in _parse_overrides(overrides)]
+        defaults = create_defaults_list(
+            repo=repository, config_name=name, overrides_list=parsed, prepend_hydra=False, skip_missing=False
+        )
+        loader = ConfigLoaderImpl(_search_path(folder))
+        merged = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
+        ConfigLoaderImpl._apply_overrides_to_config(defaults.config_overrides, merged)
+        data = OmegaConf.to_container(merged, resolve=True)
+    except yaml.YAMLError as error:
+        raise UserError(_yaml_message(error, origin)) from None
+    except MissingConfigException as error:
+        raise UserError(_missing_message(error, overrides, origin)) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{origin}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (HydraException, ConfigLoadError, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{origin}: {_hydra_message(error)}") from None
+    assert isinstance(data, dict)
+    provenance = Provenance(origin, _places(defaults, repository, parsed))
+    choices = {str(k): v for k, v in defaults.overrides.known_choices.items()}
+    return Composed({str(k): v for k, v in data.items()}, provenance, choices)
+
+
+def _find(name_or_path: str) -> tuple[str, str]:
+    """The folder and the name in it (without .yaml) of a shipped config or a user's file."""
+    root = configs_dir()
+    if (root / f"{name_or_path}.yaml").is_file():
+        return str(root), name_or_path
+    path = Path(name_or_path)
+    if path.is_file():
+        if path.suffix != ".yaml":
+            raise UserError(f"{path}: a config's file name must end in .yaml; rename it to {path.stem}.yaml")
+        path = path.resolve()
+        if path.is_relative_to(root):
+            return str(root), str(path.relative_to(root).with_suffix("")).replace(os.sep, "/")
+        return str(path.parent), path.stem
+    if path.suffix in (".yaml", ".yml") or (path.parent.is_dir() and len(path.parts) > 1 and path.is_absolute()):
+        raise UserError(f"{path}: there is no such file; `modelzoo list` shows the shipped configs")
+    names = [*shipped_names(), *(n for group in NOT_RUNS for n in shipped_names(group))]
+    by_stem = {n.rsplit("/", 1)[-1]: n for n in names}
+    close = by_stem.get(name_or_path) or nearest(name_or_path, names)
+    if close is None and (stem := nearest(name_or_path, by_stem)):
+        close = by_stem[stem]
+    hint = f"; did you mean {close}?" if close else ""
+    raise UserError(
+        f"{name_or_path}: neither a shipped config nor a YAML file{hint} (`modelzoo list` shows what is shipped)"
+    )
+
+
+def _search_path(folder: str) -> ConfigSearchPathImpl:
+    registry = SourcesRegistry.instance()
+    registry.register(FileConfigSource)
+    registry.register(StructuredConfigSource)
+    search_path = ConfigSearchPathImpl()
+    for provider, path in {"user": folder, "shipped": str(configs_dir())}.items():
+        search_path.append(provider, f"file://{path}")
+    search_path.append("schema", "structured://")
+    return search_path
+
+
+def _parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            if not override.key_or_group:
+                raise HydraException("no key")
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"command line: {text!r} is not an override ({reason}); write key=value, e.g. "
+                "optimizer.lr=1e-4; a value with commas, spaces or brackets needs quotes"
+            ) from None
+        if override.is_sweep_override():
+            raise UserError(
+                f"command line: {text!r} names several values; this command runs one config (a list is written "
+                "'key=[1,2]')"
+            )
+        parsed.append(override)
+    return parsed
+
+
+def _or_add(override: Override, repository: CachingConfigRepository) -> Override:
+    """`key=value` sets the key whether a YAML holds it or not: defaults live in the schema, not in the YAMLs.
+
+    The schema refuses a mistyped key afterwards, with the nearest name.
+    """
+    if override.type == OverrideType.CHANGE and not repository.group_exists(override.key_or_group):
+        override.type = OverrideType.FORCE_ADD
+    return override
+
+
+def _places(
+    defaults: DefaultsList, repository: CachingConfigRepository, overrides: list[Override]
+) -> dict[KeyPath, str]:
+    """The place of every key, later files over earlier ones, as they were merged."""
+    places: dict[KeyPath, str] = {}
+    for default in defaults.defaults:
+        if default.config_path is None or (result := repository.load_config(default.config_path)) is None:
+            continue
+        file = Path(result.path.removeprefix("file://"), f"{default.config_path}.yaml")
+        package = tuple((default.package or "").split(".")) if default.package else ()
+        if package:
+            places[package] = f"{_display(file)}:1"
+        for path, line in key_lines(file):
+            if path[0] != "defaults":
+                places[package + path] = f"{_display(file)}:{line}"
+    for override in overrides:
+        if not repository.group_exists(override.key_or_group):
+            keys = tuple(override.key_or_group.split("."))
+            places = {path: place for path, place in places.items() if path[: len(keys)] != keys}
+            places[keys] = f"command line, {override.input_line}"
+    return places
+
+
+@cache
+def key_lines(file: Path) -> list[tuple[KeyPath, int]]:
+    """Every key of a YAML file, as a path, with its line (1 is the first)."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
+    return list(_walk(root, ()))
+
+
+def _walk(node: yaml.Node | None, prefix: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, key.value)
+            yield path, key.start_mark.line + 1
+            yield from _walk(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*prefix, index), value.start_mark.line + 1
+            yield from _walk(value, (*prefix, index))
+
+
+def _yaml_message(error: yaml.YAMLError, origin: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    reason = " ".join(str(getattr(error, "problem", error)).split())
+    if mark is None:
+        return f"{origin}: not valid YAML: {reason}"
+    file = mark.name if str(mark.name).endswith(".yaml") else origin
+    place = f"{_display(Path(file))}:{mark.line + 1}"
+    return f"{place}: not valid YAML: {reason} (column {mark.column + 1}); mind the indentation and the colons"
+
+
+def _missing_message(error: MissingConfigException, overrides: Sequence[str], origin: str) -> str:
+    """A defaults list, or an override, that names a file which is not there."""
+    missing = error.missing_cfg_file or ""
+    group, _, name = missing.rpartition("/")
+    options = sorted(error.options) if error.options else shipped_names()
+    place = next((f"command line, {o}" for o in overrides if o.endswith(f"={name}")), origin)
+    if place == origin and Path(origin).is_file():
+        lines = Path(origin).read_text(encoding="utf-8").splitlines()
+        place = next((f"{origin}:{number}" for number, line in enumerate(lines, 1) if name in line), origin)
+    what = f"there is no {name} in the group {group}" if error.options else f"there is no config {missing}"
+    close = nearest(name, options)
+    return f"{place}: {what}{f'; did you mean {close}?' if close else ''} There is: {', '.join(options)}"
+
+
+def _hydra_message(error: Exception) -> str:
+    """hydra's explanation without its search path dump."""
+    text = str(error).split("\nSearch path")[0].split("\nConfig search path")[0]
+    return "\n    ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _display(file: Path) -> str:
+    """A path as the user would type it: relative where that is shorter."""
+    try:
+        relative = os.path.relpath(file)
+    except ValueError:  # another drive
+        return str(file)
+    return relative if len(relative) < len(str(file)) else str(file)

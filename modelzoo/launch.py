@@ -1,0 +1,142 @@
+"""The one place where the parts meet: a RunConfig becomes a Trainer, a checkpoint becomes a model."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from modelzoo.base_config import UserError
+from modelzoo.config_errors import Provenance, describe_all
+from modelzoo.data.config import SourceConfig
+from modelzoo.data.dataset import BatchLoader, TokenDataset
+from modelzoo.data.schema import TOKENIZER
+from modelzoo.model.gpt import GPT
+from modelzoo.optimizer.base import parameter_groups
+from modelzoo.run_config import RunConfig, diff, dump_yaml
+from modelzoo.tokenizer import Tokenizer
+from modelzoo.trainer.accelerator import choose_accelerator
+from modelzoo.trainer.checkpoint import find_checkpoint, latest_checkpoint, read_tensors
+from modelzoo.trainer.trainer import Trainer
+
+MAY_CHANGE_ON_RESUME = ("description", "output_dir", "accelerator.", "callbacks.", "trainer.max_", "trainer.log_")
+"""Keys that a resumed run may hold other values of; any other would make it another run."""
+
+
+def run_dir_of(config: RunConfig) -> Path:
+    """The folder of a run."""
+    return Path(config.output_dir) / config.name
+
+
+def build_run(config: RunConfig) -> Trainer:
+    """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
+    accelerator = choose_accelerator(config.accelerator)
+    torch.manual_seed(config.seed)
+    data = open_split(config.data.train, config)
+    validation = open_split(config.data.validation, config) if config.data.validation else None
+    if data.num_tokens < config.tokens_per_step:
+        raise UserError(
+            f"{data.path}: the split {data.split} holds {data.num_tokens:,} tokens, less than one batch of "
+            f"{config.tokens_per_step:,} (trainer.global_batch_size × data.seq_len); use a larger corpus, or "
+            "smaller values of these two"
+        )
+    model = GPT(config.model, seed=config.seed)
+    if config.continue_from is not None:
+        _start_from(model, Path(config.continue_from), data)
+    model.to(accelerator.device)
+    if accelerator.compile:
+        for block in model.blocks:
+            block.compile()
+    optimizer_config = config.optimizer
+    groups = parameter_groups(
+        model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
+    )
+    return Trainer(
+        config=config.trainer,
+        model=model,
+        optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
+        lr_factor=config.lr_factor,
+        data=BatchLoader(data, config.trainer.global_batch_size, config.seed),
+        validation=validation,
+        accelerator=accelerator,
+        callbacks=[callback.build() for callback in config.callbacks.values()],
+        run_dir=run_dir_of(config),
+        tokens_per_step=config.tokens_per_step,
+        documents={
+            "config.yaml": dump_yaml(config),
+            "tokenizer.json": (Path(data.path) / TOKENIZER).read_text(encoding="utf-8"),
+        },
+    )
+
+
+def open_split(source: SourceConfig, config: RunConfig) -> TokenDataset:
+    """A split of a dataset, checked against the run's tokenizer and vocabulary."""
+    dataset = TokenDataset(source.path, source.split, config.data.seq_len)
+    tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
+    dataset.check_against(tokenizer, config.model.vocab_size)
+    return dataset
+
+
+def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]:
+    """Bring a new trainer to the newest whole checkpoint of its run; (None, …) where there is none.
+
+    Returns the checkpoint and what the user should know: damaged checkpoints, changed settings. Raises
+    UserError where the config now describes another run.
+    """
+    folder, notes = latest_checkpoint(trainer.run_dir)
+    if folder is None:
+        if notes:
+            raise UserError(
+                "\n".join(notes) + f"\n{trainer.run_dir}: every checkpoint of this run is damaged; restore one, or "
+                "start anew under another name (name=…)"
+            )
+        return None, notes
+    changes = diff(load_saved_config(folder), config)
+    forbidden = [change for change in changes if not change[0].startswith(MAY_CHANGE_ON_RESUME)]
+    if forbidden:
+        lines = "\n".join(f"    {key}: {old} → {new}" for key, old, new in forbidden)
+        raise UserError(
+            f"{trainer.run_dir}: this run was started with other settings (saved → now):\n{lines}\n"
+            f"start another run with name=…, or put these back to resume from {folder.name}"
+        )
+    notes += [f"resuming with {key}: {old} → {new}" for key, old, new in changes]
+    trainer.load_checkpoint(folder)
+    return folder, notes
+
+
+def load_saved_config(checkpoint: Path) -> RunConfig:
+    """The config that a checkpoint was trained with."""
+    file = checkpoint / "config.yaml"
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        lines = "\n".join(describe_all(error, RunConfig, data, Provenance(str(file))))
+        raise UserError(f"{lines}\n{file} was written by another version of modelzoo") from None
+
+
+def load_model(path: str | Path, device: str = "cpu") -> GPT:
+    """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode.
+
+    Calling it maps `input_ids` (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there.
+    """
+    folder = find_checkpoint(Path(path))
+    with torch.device("meta"):
+        model = GPT(load_saved_config(folder).model)
+    model.load_state_dict(read_tensors(folder, "model"), assign=True)
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer that travels with a checkpoint."""
+    return Tokenizer.load(find_checkpoint(Path(path)) / "tokenizer.json")
+
+
+def _start_from(model: GPT, path: Path, data: TokenDataset) -> None:
+    folder = find_checkpoint(path)
+    theirs = Tokenizer.load(folder / "tokenizer.json")
+    data.check_against(theirs, model.config.vocab_size)
+    try:
+        model.load_state_dict(read_tensors(folder, "model"))
+    except RuntimeError as error:
+        raise UserError(f"continue_from={path}: its weights do not fit this model: {error}") from None

@@ -1,0 +1,152 @@
+"""A run's YAML as one validated object, the checks that reach across its sections, and its dump and diff."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from modelzoo.base_config import Config, Problem
+from modelzoo.config_files import Composed, load_with_provenance
+from modelzoo.data.config import DataConfig
+from modelzoo.model.config import ModelConfig
+from modelzoo.optimizer import AnyOptimizer
+from modelzoo.schedule import AnySchedule
+from modelzoo.schedule.base import in_steps
+from modelzoo.trainer.callbacks import AnyCallback
+from modelzoo.trainer.config import AcceleratorConfig, TrainerConfig
+
+
+class RunConfig(Config):
+    """Everything that defines a training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the run's folder; a run of the same name is resumed."""
+    description: str = ""
+    """What this config is for, in a line."""
+    output_dir: str = "runs"
+    """The run's folder is `<output_dir>/<name>`."""
+    continue_from: str | None = None
+    """A checkpoint whose weights alone start this run (its step, optimizer and data order do not)."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the initial weights, the order of the data and dropout."""
+    model: ModelConfig
+    data: DataConfig
+    optimizer: AnyOptimizer
+    schedule: AnySchedule
+    trainer: TrainerConfig
+    accelerator: AcceleratorConfig = AcceleratorConfig()
+    callbacks: dict[str, AnyCallback] = {}  # noqa: RUF012 (pydantic copies defaults)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens in a global batch."""
+        return self.trainer.global_batch_size * self.data.seq_len
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates in the run."""
+        return self.trainer.total_steps(self.tokens_per_step)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Updates of the schedule's warm-up."""
+        schedule = self.schedule
+        return in_steps(schedule.warmup_steps, schedule.warmup_tokens, self.tokens_per_step) or 0
+
+    def lr_factor(self, step: int) -> float:
+        """The schedule at an update, as a fraction of `optimizer.lr`."""
+        return self.schedule.factor(step, self.total_steps, self.tokens_per_step)
+
+    def problems(self) -> Iterator[Problem]:
+        return self.cross_problems({name: getattr(self, name) for name in type(self).model_fields})
+
+    @classmethod
+    def cross_problems(cls, sections: dict[str, Any]) -> Iterator[Problem]:
+        for names, check in CROSS_CHECKS:
+            if all(name in sections for name in names):
+                yield from check(*(sections[name] for name in names))
+
+
+def _sequence_fits_model(model: ModelConfig, data: DataConfig) -> Iterator[Problem]:
+    if data.seq_len > model.max_seq_len:
+        yield Problem(
+            ("data", "seq_len"),
+            f"is longer than the model's max_seq_len={model.max_seq_len}; use data.seq_len={model.max_seq_len} "
+            "or less, or a larger model.max_seq_len",
+        )
+
+
+def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: DataConfig) -> Iterator[Problem]:
+    tokens_per_step = trainer.global_batch_size * data.seq_len
+    total = trainer.total_steps(tokens_per_step)
+    warmup = in_steps(schedule.warmup_steps, schedule.warmup_tokens, tokens_per_step) or 0
+    key = "warmup_tokens" if schedule.warmup_tokens is not None else "warmup_steps"
+    if warmup >= total:
+        yield Problem(
+            ("schedule", key),
+            f"the warm-up takes {warmup:,} steps and the run has {total:,}: the learning rate never reaches its "
+            f"peak; shorten the warm-up (1 % would be {max(1, total // 100):,} steps) or train longer",
+        )
+
+
+def _split_differs(data: DataConfig) -> Iterator[Problem]:
+    if data.validation is not None and data.validation == data.train:
+        yield Problem(
+            ("data", "validation"),
+            "is the training data itself, so it would measure memory, not learning; name another split, or null",
+        )
+
+
+def _evaluation_has_data(callbacks: dict[str, AnyCallback], data: DataConfig) -> Iterator[Problem]:
+    for name, callback in callbacks.items():
+        if getattr(callback, "kind", None) == "evaluate" and data.validation is None:
+            yield Problem(
+                ("callbacks", name),
+                f"needs data.validation, which is null; name a split there, or drop it with ~callbacks.{name}",
+            )
+
+
+CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
+    (("model", "data"), _sequence_fits_model),
+    (("schedule", "trainer", "data"), _schedule_fits_run),
+    (("data",), _split_differs),
+    (("callbacks", "data"), _evaluation_has_data),
+]
+"""Checks over several sections, each run as soon as the sections it names are valid."""
+
+
+def load_run_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A shipped config by name, or a user's YAML by path, with hydra overrides.
+
+    Raises ConfigError with every problem at once: file, line, value, what is allowed, nearest name.
+    """
+    return load_with_provenance(RunConfig, name_or_path, overrides)[0]
+
+
+def load_composed_run(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Composed]:
+    """`load_run_config`, with the composition it came from."""
+    return load_with_provenance(RunConfig, name_or_path, overrides)
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved config as YAML: every key, defaults included; loading it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> leaf of a dumped config."""
+    if isinstance(value, dict) and value:
+        return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """Exactly the keys in which two configs differ: (dotted key, value in a, value in b); ABSENT where none."""
+    left, right = flatten(a.model_dump(mode="json")), flatten(b.model_dump(mode="json"))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [(k, left.get(k, ABSENT), right.get(k, ABSENT)) for k in keys if left.get(k, ABSENT) != right.get(k, ABSENT)]
+
+
+ABSENT = "—"
+"""Stands in a diff for a key that one of the two configs does not have."""

@@ -1,0 +1,32 @@
+"""What a callback is: a config with a `kind`, and an object with the hooks the trainer calls."""
+
+from typing import TYPE_CHECKING, Any
+
+from modelzoo.base_config import Config
+
+if TYPE_CHECKING:
+    from modelzoo.trainer.trainer import Trainer
+
+
+class Callback:
+    """Hooks, in the order of a run. Observers must not change what the trainer computes."""
+
+    def on_train_start(self, trainer: "Trainer") -> None:
+        """Once, after a checkpoint was loaded (or not), before the first update."""
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        """After every update; `trainer.step` counts it already."""
+
+    def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        """When numbers are published: `step` and `tokens` always, then `loss …` or `validation_loss …`."""
+
+    def on_train_end(self, trainer: "Trainer") -> None:
+        """Once, after the last update, also of a run that a signal stopped."""
+
+
+class CallbackConfig(Config):
+    """Each kind stands in a file of its own, with its config and its callback."""
+
+    def build(self) -> Callback:
+        """The callback this config describes."""
+        raise NotImplementedError

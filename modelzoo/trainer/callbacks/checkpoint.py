@@ -1,0 +1,48 @@
+"""Saves checkpoints: every so many steps, at the end, and when a signal stops the run."""
+
+import shutil
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+
+if TYPE_CHECKING:
+    from modelzoo.trainer.trainer import Trainer
+
+
+class CheckpointConfig(CallbackConfig):
+    """A checkpoint holds the weights, the optimizer's state, the random state and the loader's position."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    every_steps: Annotated[int, Field(gt=0)] | None = None
+    """Updates between two checkpoints; null saves at the end only."""
+    keep_last: Annotated[int, Field(gt=0)] | None = 2
+    """Checkpoints to keep, the newest; null keeps all."""
+
+    def build(self) -> Callback:
+        return Checkpoint(self)
+
+
+class Checkpoint(Callback):
+    def __init__(self, config: CheckpointConfig):
+        self.config = config
+        self.saved_step: int | None = None
+
+    def on_train_start(self, trainer: "Trainer") -> None:
+        self.saved_step = trainer.step
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if self.config.every_steps and trainer.step % self.config.every_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: "Trainer") -> None:
+        if self.saved_step != trainer.step:
+            self._save(trainer)
+
+    def _save(self, trainer: "Trainer") -> None:
+        folder = trainer.save_checkpoint()
+        self.saved_step = trainer.step
+        if self.config.keep_last is not None:
+            for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_last]:
+                shutil.rmtree(old)

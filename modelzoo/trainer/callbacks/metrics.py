@@ -1,0 +1,47 @@
+"""Writes every record as a line of JSON to `metrics.jsonl`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+
+if TYPE_CHECKING:
+    from modelzoo.trainer.trainer import Trainer
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsConfig(CallbackConfig):
+    """The record of a run that programs read; a resumed run continues it without doubled steps."""
+
+    kind: Literal["metrics"] = "metrics"
+
+    def build(self) -> Callback:
+        return Metrics()
+
+
+class Metrics(Callback):
+    def on_train_start(self, trainer: "Trainer") -> None:
+        """Drop the records of steps after the checkpoint: they are about to be taken again."""
+        path = trainer.run_dir / FILE_NAME
+        kept = [record for record in read_metrics(path) if record["step"] <= trainer.step] if trainer.step else []
+        rewritten = path.with_suffix(".jsonl.partial")
+        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        rewritten.replace(path)
+
+    def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        with (trainer.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line that a killed process left unfinished is passed over."""
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records

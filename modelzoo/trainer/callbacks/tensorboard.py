@@ -1,0 +1,36 @@
+"""Writes every record as TensorBoard scalars under `tensorboard/`."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+
+if TYPE_CHECKING:
+    from modelzoo.trainer.trainer import Trainer
+
+
+class TensorBoardConfig(CallbackConfig):
+    """Look at it with `tensorboard --logdir runs`."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+
+    def build(self) -> Callback:
+        return TensorBoard()
+
+
+class TensorBoard(Callback):
+    def on_train_start(self, trainer: "Trainer") -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(
+            str(trainer.run_dir / "tensorboard"), purge_step=trainer.step + 1 if trainer.step else None
+        )
+
+    def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                group = "validation" if name.startswith("validation_") else "train"
+                tag = f"{group}/{name.removeprefix('validation_')}"
+                self.writer.add_scalar(tag, value, record["step"])
+
+    def on_train_end(self, trainer: "Trainer") -> None:
+        self.writer.close()

@@ -1,0 +1,137 @@
+"""Checkpoints on disk: safetensors and JSON, a manifest of sha256 written last, the folder renamed into place.
+
+    checkpoints/step_00001000/
+        model.safetensors  optimizer.safetensors  random.safetensors
+        state.json  config.yaml  tokenizer.json
+        manifest.json          {"files": {"model.safetensors": {"sha256": …, "bytes": …}, …}}
+
+A folder under its final name is whole, and nothing in it can run code when it is read.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modelzoo.base_config import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def step_folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> None:
+    """Write `tensors` as `<name>.safetensors` and `texts` as files, then show the folder under its name.
+
+    Raises UserError where the disk is full; whatever goes wrong, no partial folder stays.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for name, group in tensors.items():
+            whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
+            save_file(whole, partial / f"{name}.safetensors")
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
+        manifest = {"format_version": FORMAT_VERSION, "files": files}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in [*partial.iterdir(), partial]:
+            _sync(path)
+        if folder.exists():  # the same step, saved by an earlier run of this folder
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+            raise
+        needed = sum(t.nbytes for group in tensors.values() for t in group.values())
+        raise UserError(
+            f"{folder}: no space left on the device for a checkpoint of {needed / 2**20:.0f} MiB; earlier "
+            "checkpoints are untouched: free some space and start the same command again"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one of the checkpoint's files, on the CPU."""
+    return dict(load_file(folder / f"{name}.safetensors"))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """`state.json`: step, loader position, and what else the trainer saved."""
+    return dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None where every file matches the manifest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is not readable"
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _fingerprint(folder / name) != expected:
+            return f"{name} does not match its sha256 in {MANIFEST}"
+    return None
+
+
+def latest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a warning for each newer one that does not."""
+    warnings: list[str] = []
+    for folder in sorted((run_dir / "checkpoints").glob("step_*"), reverse=True):
+        reason = damage(folder)
+        if reason is None:
+            return folder, warnings
+        warnings.append(f"{folder}: {reason}; it is left alone and not used")
+    return None, warnings
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the newest whole one of a run's folder. Else UserError."""
+    if (path / MANIFEST).is_file() or path.name.startswith("step_"):
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such checkpoint")
+        if reason := damage(path):
+            raise UserError(f"{path}: the checkpoint is damaged: {reason}; use another one of its run")
+        return path
+    folder, warnings = latest_checkpoint(path)
+    if folder is None:
+        found = "; ".join(warnings) or "it holds no checkpoints/step_… folder"
+        raise UserError(f"{path}: no checkpoint to be used: {found}. Train one: modelzoo train CONFIG")
+    return folder
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _sync(path: Path) -> None:
+    """Force a file or a folder to the disk, so that the rename cannot overtake its contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # a folder, where the system syncs none
+            raise
+    finally:
+        os.close(descriptor)

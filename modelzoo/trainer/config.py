@@ -1,0 +1,57 @@
+"""The trainer's and the accelerator's sections of a run's YAML. No torch."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modelzoo.base_config import Config, Problem
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class TrainerConfig(Config):
+    """How long to train, and on how many sequences at a time."""
+
+    global_batch_size: Positive
+    """Sequences per optimizer update, over all micro-batches (and ranks)."""
+    micro_batch_size: Positive | None = None
+    """Sequences per forward pass; null takes the whole batch at once. Changes memory, not the result."""
+    max_steps: Positive | None = None
+    """Optimizer updates in the run. Give this or `max_tokens`."""
+    max_tokens: Positive | None = None
+    """Tokens in the run, rounded up to whole updates."""
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest L2 norm of all gradients together; null does not clip."""
+    log_every_steps: Positive = 10
+    """Updates between two records of the metrics (loss, learning rate, gradient norm, tokens/s)."""
+
+    def problems(self) -> Iterator[Problem]:
+        if (self.max_steps is None) == (self.max_tokens is None):
+            message = "give exactly one of max_steps and max_tokens (max_tokens=null drops that one)"
+            yield Problem(("max_steps",), message)
+        size, micro = self.global_batch_size, self.micro_batch_size
+        if micro is not None and size % micro:
+            divisors = [d for d in range(1, size + 1) if size % d == 0]
+            best = min(divisors, key=lambda d: abs(d - micro))
+            yield Problem(("micro_batch_size",), f"must divide global_batch_size={size}; the nearest is {best}")
+
+    def total_steps(self, tokens_per_step: int) -> int:
+        """The run's length in updates."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_tokens is not None
+        return -(-self.max_tokens // tokens_per_step)
+
+
+class AcceleratorConfig(Config):
+    """Where and at which precision. Nothing here changes what is computed, only how fast and how exactly."""
+
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
+    """auto takes the accelerator torch finds, else the CPU."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the matrix products; weights, optimizer state, softmax and loss stay fp32."""
+    compile: bool = False
+    """torch.compile for the model's blocks (needs a C++ compiler on the CPU)."""
+    strict: bool = False
+    """What the device lacks is an error instead of a printed downgrade."""

@@ -1,0 +1,321 @@
+"""The training loop: one process, any device, exact accumulation, exact resume.
+
+The model, the data and the optimizer arrive as objects; the Protocols below say all that is asked of them.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modelzoo.base_config import UserError
+from modelzoo.trainer.accelerator import Accelerator
+from modelzoo.trainer.callbacks.base import Callback
+from modelzoo.trainer.checkpoint import read_state, read_tensors, step_folder, write_checkpoint
+from modelzoo.trainer.config import TrainerConfig
+
+Batch = Mapping[str, "np.ndarray[Any, Any]"]
+"""`input_ids`, `labels` (B, T) integers and `loss_mask` (B, T) booleans."""
+
+
+class LanguageModel(Protocol):
+    """The loss as (sum of nats over the unmasked positions, their number), so that parts add up exactly."""
+
+    def loss(self, input_ids: Tensor, labels: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class TrainingData(Protocol):
+    """Batches as a pure function of the step: any step is reached at once, also after a restart."""
+
+    def batch(self, step: int) -> Batch: ...
+
+    def state(self, step: int) -> dict[str, Any]: ...
+
+
+class ValidationData(Protocol):
+    """A fixed set of sequences, in order, and the bytes of text its tokens stand for."""
+
+    num_tokens: int
+    num_bytes: int
+
+    def evaluation_batches(self, batch_size: int, max_batches: int | None = None) -> Iterator[Batch]: ...
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is not a number; the weights are those before that update."""
+
+
+class Trainer:
+    """Trains a model to `total_steps`, calling back at every step."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_factor: Callable[[int], float],
+        data: TrainingData,
+        validation: ValidationData | None,
+        accelerator: Accelerator,
+        callbacks: Sequence[Callback],
+        run_dir: Path,
+        tokens_per_step: int,
+        documents: Mapping[str, str],
+    ):
+        """`lr_factor` maps an update's number to the schedule's factor; `documents` go into each checkpoint."""
+        self.config = config
+        self.model = model
+        self.optimizer = optimizer
+        self.lr_factor = lr_factor
+        self.data = data
+        self.validation = validation
+        self.accelerator = accelerator
+        self.callbacks = list(callbacks)
+        self.run_dir = run_dir
+        self.tokens_per_step = tokens_per_step
+        self.documents = dict(documents)
+        self.total_steps = config.total_steps(tokens_per_step)
+        self.scaler = accelerator.gradient_scaler()
+        self.step = 0
+        self.stop_signal: int | None = None
+        self.last_loss = math.nan
+        self._since_record = {"loss_sum": 0.0, "num_tokens": 0}
+        self._clock = {"seconds": 0.0, "steps": 0}
+        self._speed = {"seconds": 0.0, "tokens": 0}
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self) -> bool:
+        """Run to the end. False where SIGINT, SIGTERM or SIGUSR1 stopped the run after a whole step."""
+        self.model.train()
+        with self._stop_on_signals():
+            self._call("on_train_start")
+            while self.step < self.total_steps and self.stop_signal is None:
+                started = time.perf_counter()
+                numbers = self.update()
+                self.step += 1
+                publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
+                if publish:
+                    self.accelerator.synchronize()
+                self._clock["seconds"] += time.perf_counter() - started
+                self._clock["steps"] += 1
+                if publish:
+                    self._publish_step(numbers)
+                self._call("on_step_end")
+            self._call("on_train_end")
+        return self.stop_signal is None
+
+    def update(self) -> dict[str, float]:
+        """One optimizer update on batch `step`; returns its learning rate and gradient norm.
+
+        The gradient is that of the mean over every unmasked token of the global batch, however the batch is
+        cut into micro-batches. Raises NonFiniteError before a bad gradient could reach the weights.
+        """
+        batch = self.data.batch(self.step)
+        size = len(batch["input_ids"])
+        micro_batch_size = self.config.micro_batch_size or size
+        num_tokens = max(1, int(batch["loss_mask"].sum()))
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, size, micro_batch_size):
+            part = self._on_device(batch, slice(start, start + micro_batch_size))
+            with self.accelerator.autocast():
+                part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
+            self.scaler.scale(part_sum / num_tokens).backward()
+            loss_sum += part_sum.detach()
+        return self._apply_gradients(loss_sum.item(), num_tokens)
+
+    def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.gradient_clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if clip is None else clip).item()
+        overflow = self.scaler.is_enabled() and math.isfinite(loss_sum)  # the scaler skips it, and shrinks
+        if not (math.isfinite(norm) or overflow) or not math.isfinite(loss_sum):
+            raise NonFiniteError(
+                f"step {self.step + 1}: loss {loss_sum / num_tokens:.4g}, gradient norm {norm:.4g}; the update "
+                "was not applied. Lower optimizer.lr, lengthen the warm-up, or use precision fp32 or bf16"
+            )
+        factor = self.lr_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.last_loss = loss_sum / num_tokens
+        self._since_record["loss_sum"] += loss_sum
+        self._since_record["num_tokens"] += num_tokens
+        lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * factor
+        numbers = {"lr": lr, "gradient_norm": norm}
+        if self.scaler.is_enabled():
+            numbers["loss_scale"] = self.scaler.get_scale()
+        return numbers
+
+    def evaluate(self, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
+        """Loss (nats a token), perplexity and bits per byte on the validation data; None if a stop came."""
+        assert self.validation is not None
+        batches = self.validation.evaluation_batches(batch_size, max_batches)
+        total = evaluate_loss(self.model, batches, self.accelerator, stop=lambda: self.stop_signal is not None)
+        self.model.train()
+        if total is None:
+            return None
+        bytes_per_token = self.validation.num_bytes / self.validation.num_tokens
+        return loss_metrics(*total, bytes_per_token)
+
+    # ------------------------------------------------------------------ numbers
+
+    def publish(self, **numbers: float) -> None:
+        """Hand a record of numbers to every callback."""
+        record = {"step": self.step, "tokens": self.step * self.tokens_per_step, **numbers}
+        self._call("on_record", record)
+
+    def _publish_step(self, numbers: dict[str, float]) -> None:
+        loss = self._since_record["loss_sum"] / max(1, self._since_record["num_tokens"])
+        self._since_record = {"loss_sum": 0.0, "num_tokens": 0}
+        tokens, seconds = self._clock["steps"] * self.tokens_per_step, self._clock["seconds"]
+        self._speed = {"seconds": self._speed["seconds"] + seconds, "tokens": self._speed["tokens"] + tokens}
+        self._clock = {"seconds": 0.0, "steps": 0}
+        self.publish(loss=loss, **numbers, tokens_per_second=tokens / seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all updates of this process; evaluation and saving do not count."""
+        return self._speed["tokens"] / self._speed["seconds"] if self._speed["seconds"] else math.nan
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self) -> Path:
+        """Save all that a resumed run needs to go on bit for bit. Returns the checkpoint's folder."""
+        state = {
+            "step": self.step,
+            "tokens": self.step * self.tokens_per_step,
+            "loader": self.data.state(self.step),
+            "scaler": self.scaler.state_dict(),
+            "since_record": self._since_record,
+            "torch_version": torch.__version__,
+        }
+        folder = step_folder(self.run_dir, self.step)
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer_tensors(),
+            "random": self.accelerator.random_state(),
+        }
+        texts = {"state.json": json.dumps(state, indent=1) + "\n", **self.documents}
+        write_checkpoint(folder, tensors, texts)
+        return folder
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Continue from a checkpoint of this run. UserError where it holds other data or another model."""
+        state = read_state(folder)
+        expected = self.data.state(state["step"])
+        if state["loader"] != expected:
+            changed = [
+                f"{k}: {state['loader'].get(k)} → {v}" for k, v in expected.items() if state["loader"].get(k) != v
+            ]
+            raise UserError(
+                f"{folder}: the training data or its order has changed since this checkpoint ({'; '.join(changed)}); "
+                "restore it, or start a run of another name"
+            )
+        try:
+            self.model.load_state_dict(read_tensors(folder, "model"))
+        except RuntimeError as error:
+            raise UserError(f"{folder}: its weights do not fit the model: {error}") from None
+        self._load_optimizer_tensors(read_tensors(folder, "optimizer"))
+        self.accelerator.set_random_state(read_tensors(folder, "random"))
+        self.scaler.load_state_dict(state["scaler"])
+        self._since_record = state["since_record"]
+        self.step = int(state["step"])
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        """Optimizer state by parameter name: `<state>/<parameter>`, e.g. `exp_avg/lm_head.weight`."""
+        return {
+            f"{key}/{name}": value
+            for name, parameter in self._named_optimized()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+
+    def _load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
+        parameters = dict(self._named_optimized())
+        for label, value in tensors.items():
+            key, name = label.split("/", 1)
+            device = value.device if key == "step" else parameters[name].device
+            self.optimizer.state[parameters[name]][key] = value.to(device)
+
+    def _named_optimized(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for group in self.optimizer.param_groups:
+            yield from zip(group["names"], group["params"], strict=True)
+
+    # ------------------------------------------------------------------ plumbing
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
+
+    def _on_device(self, batch: Batch, rows: slice) -> dict[str, Tensor]:
+        return batch_to_device(batch, self.accelerator.device, rows)
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """The first signal ends the run after the step; a second one of SIGINT interrupts at once."""
+
+        def request_stop(number: int, _frame: object) -> None:
+            self.stop_signal = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        names = ("SIGINT", "SIGTERM", "SIGUSR1")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        try:
+            before = {number: signal.signal(number, request_stop) for number in numbers}
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def batch_to_device(batch: Batch, device: torch.device, rows: slice = slice(None)) -> dict[str, Tensor]:
+    """Rows of a numpy batch as tensors on the device."""
+    return {key: torch.from_numpy(value[rows]).to(device, non_blocking=True) for key, value in batch.items()}
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    accelerator: Accelerator,
+    stop: Callable[[], bool] = lambda: False,
+    on_batch: Callable[[int], None] = lambda tokens: None,
+) -> tuple[float, int] | None:
+    """Sum of nats over all unmasked tokens, and their number. Leaves the model in evaluation mode.
+
+    None where `stop()` became true; `on_batch` hears how many tokens each batch held.
+    """
+    model.eval()
+    loss_sum, num_tokens = 0.0, 0
+    for batch in batches:
+        if stop():
+            return None
+        with accelerator.autocast():
+            part_sum, part_tokens = model.loss(**batch_to_device(batch, accelerator.device))  # type: ignore[operator]
+        loss_sum += part_sum.item()
+        num_tokens += int(part_tokens)
+        on_batch(int(part_tokens))
+    return loss_sum, num_tokens
+
+
+def loss_metrics(loss_sum: float, num_tokens: int, bytes_per_token: float) -> dict[str, float]:
+    """Loss in nats a token, perplexity, and bits per byte of UTF-8 text (independent of the vocabulary)."""
+    loss = loss_sum / max(1, num_tokens)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss / math.log(2) / bytes_per_token,
+    }

@@ -1,0 +1,19 @@
+"""Fixtures of the whole suite."""
+
+import pytest
+import torch
+
+from tests.runs import write_dataset
+
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and far more on a busy machine
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """The path of a small preprocessed dataset; not to be written to."""
+    return write_dataset(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    torch.manual_seed(0)

@@ -1,0 +1,60 @@
+"""A small dataset and small runs on it, for tests of the trainer and of what stands around it."""
+
+import random
+from pathlib import Path
+
+from data_preprocessing import pipeline
+from data_preprocessing.config import PreprocessConfig
+from modelzoo.run_config import RunConfig, load_run_config
+from tests.samples import small_tokenizer
+
+
+def write_dataset(folder: Path, num_documents: int = 60, seed: int = 0) -> Path:
+    """A dataset of a few thousand tokens below `folder`: sentences with a little structure to learn."""
+    draw = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    small_tokenizer().save(folder / "tokenizer.json")
+    words = ["the", "cat", "and", "the", "dog", "saw", "a", "bird", "on", "the", "mat", "while", "it", "sang"]
+    documents = [" ".join(draw.choice(words) for _ in range(draw.randint(5, 60))) for _ in range(num_documents)]
+    (folder / "corpus.txt").write_text("\n".join(documents) + "\n", encoding="utf-8")
+    config = PreprocessConfig.model_validate(
+        {
+            "name": "small",
+            "reader": {"kind": "text", "paths": "corpus.txt", "separator": "\n"},
+            "tokenizer": "tokenizer.json",
+            "output": "dataset",
+            "validation_fraction": 0.2,
+        }
+    )
+    return pipeline.run(config, folder).output
+
+
+def small_overrides(dataset: Path, output_dir: Path) -> list[str]:
+    """What makes gptj_tiny a run of seconds: 2 layers of 32, 24 tokens a row, 12 steps, on the CPU."""
+    return [
+        f"data.train.path={dataset}",
+        f"data.validation.path={dataset}",
+        f"output_dir={output_dir}",
+        "accelerator.device=cpu",
+        "model.num_layers=2",
+        "model.hidden_size=32",
+        "model.num_heads=4",
+        "model.position.fraction=0.5",
+        "model.vocab_size=275",
+        "data.seq_len=24",
+        "trainer.global_batch_size=8",
+        "trainer.max_tokens=null",
+        "trainer.max_steps=12",
+        "trainer.log_every_steps=1",
+        "schedule.warmup_steps=3",
+        "callbacks.evaluate.every_steps=5",
+        "callbacks.checkpoint.every_steps=4",
+        "callbacks.progress.every_seconds=0",
+        "~callbacks.tensorboard",
+        "~callbacks.loss_plot",
+    ]
+
+
+def small_config(dataset: Path, output_dir: Path, *overrides: str, base: str = "gptj_tiny") -> RunConfig:
+    """`small_overrides` as a config, with further overrides."""
+    return load_run_config(base, [*small_overrides(dataset, output_dir), *overrides])

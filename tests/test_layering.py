@@ -1,0 +1,118 @@
+"""Who may import whom. Torch stays out of everything that is read before a run starts."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONFIG_LAYER = {"modelzoo.base_config"}
+ALLOWED = {
+    "modelzoo.base_config": set(),
+    "modelzoo.config_errors": CONFIG_LAYER,
+    "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors"},
+    "modelzoo.tokenizer": CONFIG_LAYER,
+    "modelzoo.model": CONFIG_LAYER | {"modelzoo.model"},
+    "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
+    "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
+    "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
+    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
+    "modelzoo.convert": CONFIG_LAYER | {"modelzoo.convert", "modelzoo.model"},
+    "modelzoo.run_config": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
+    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
+    "modelzoo.launch": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
+    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    "modelzoo.cli": {"modelzoo", "data_preprocessing"},
+    "data_preprocessing": CONFIG_LAYER
+    | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
+}
+WITHOUT_TORCH = [
+    "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config",
+    "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
+    "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
+    "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
+]  # fmt: skip
+
+
+def modules():
+    for package in ("modelzoo", "data_preprocessing"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield name, path
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of this project that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            is_package = (ROOT / node.module.replace(".", "/")).is_dir()
+            known = {m for m in submodules if is_package and (ROOT / (m.replace(".", "/") + ".py")).exists()}
+            found |= known or {node.module}
+    return {name for name in found if name.split(".")[0] in ("modelzoo", "data_preprocessing")}
+
+
+def within(name: str, layers: set[str]) -> bool:
+    return any(name == layer or name.startswith(layer + ".") for layer in layers)
+
+
+def violations(name: str, imported: set[str]) -> set[str]:
+    layer = max((layer for layer in ALLOWED if within(name, {layer})), key=len, default=None)
+    if layer is None:
+        assert name == "modelzoo", f"{name} belongs to no layer; give it one here"
+        return imported
+    return {other for other in imported if not within(other, ALLOWED[layer])}
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=[name for name, _ in modules()])
+def test_a_module_imports_from_the_layers_below_only(name, path):
+    assert not violations(name, imports_of(path))
+
+
+def test_the_rule_would_catch_a_violation():
+    assert violations("modelzoo.trainer.trainer", {"modelzoo.model.gpt"})
+    assert violations("data_preprocessing.pipeline", {"modelzoo.model.config"})
+    assert violations("modelzoo.model.gpt", {"modelzoo.data.dataset"})
+    assert not violations("modelzoo.launch", {"modelzoo.model.gpt"})
+
+
+def test_what_is_read_before_a_run_never_imports_torch():
+    program = f"import sys, importlib\nfor m in {WITHOUT_TORCH!r}:\n importlib.import_module(m)\n"
+    program += " assert 'torch' not in sys.modules, m\n"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_nothing_can_run_code_from_a_file():
+    """No pickle, no eval, no YAML loader that builds objects."""
+    forbidden = {"eval", "exec", "compile", "__import__"}
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in forbidden, f"{name}:{node.lineno}"
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                assert not {"pickle", "dill", "cloudpickle", "shelve", "marshal"} & set(names), f"{name}:{node.lineno}"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                call = f"{node.value.id}.{node.attr}"
+                assert call not in ("torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"), (
+                    f"{name}:{node.lineno}"
+                )
+
+
+def test_no_code_asks_for_a_familys_name():
+    """Options name behaviour: only converters, which speak other programs' languages, know the families."""
+    for name, path in modules():
+        if not name.startswith("modelzoo.convert"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Compare):
+                    for side in [node.left, *node.comparators]:
+                        value = side.value if isinstance(side, ast.Constant) else None
+                        assert value not in ("gptj", "gpt_j", "gpt_neox", "neox_20b"), f"{name}:{node.lineno}"

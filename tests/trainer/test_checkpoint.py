@@ -1,0 +1,83 @@
+"""Checkpoints: whole or not there, verified, without code in them."""
+
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from modelzoo.base_config import UserError
+from modelzoo.trainer import checkpoint
+from modelzoo.trainer.checkpoint import damage, find_checkpoint, latest_checkpoint, read_tensors, write_checkpoint
+
+
+def write(run_dir, step, value=1.0):
+    folder = checkpoint.step_folder(run_dir, step)
+    write_checkpoint(folder, {"model": {"w": torch.full((3,), value)}}, {"state.json": json.dumps({"step": step})})
+    return folder
+
+
+def test_a_checkpoint_reads_back(tmp_path):
+    folder = write(tmp_path, 7)
+    assert damage(folder) is None
+    assert torch.equal(read_tensors(folder, "model")["w"], torch.ones(3))
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.safetensors", "state.json"]
+    assert [p.name for p in folder.parent.iterdir()] == ["step_00000007"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_flipped_byte_a_cut_and_a_missing_file_are_found(tmp_path, name):
+    folder = write(tmp_path, 1)
+    path, content = folder / name, (folder / name).read_bytes()
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], b""):
+        path.write_bytes(damaged)
+        assert name in damage(folder)
+    path.unlink()
+    assert damage(folder) == f"{name} is missing"
+
+
+def test_latest_is_the_newest_whole_one_and_says_what_is_wrong_with_the_others(tmp_path):
+    write(tmp_path, 9)
+    newest = write(tmp_path, 10)
+    assert latest_checkpoint(tmp_path) == (newest, [])
+    (newest / "model.safetensors").write_bytes(b"cut")
+    folder, warnings = latest_checkpoint(tmp_path)
+    assert folder.name == "step_00000009"
+    assert len(warnings) == 1
+    assert "step_00000010: model.safetensors does not match" in warnings[0]
+
+
+def test_a_requested_checkpoint_that_is_damaged_or_missing_is_an_error(tmp_path):
+    folder = write(tmp_path, 3)
+    assert find_checkpoint(folder) == find_checkpoint(tmp_path) == folder
+    (folder / "manifest.json").write_text("{")
+    for path in (folder, tmp_path):
+        with pytest.raises(UserError, match="manifest"):
+            find_checkpoint(path)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        find_checkpoint(tmp_path / "checkpoints" / "step_00000099")
+    with pytest.raises(UserError, match=r"no checkpoint to be used"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error (os error 28)")])
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch, error):
+    write(tmp_path, 1)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(UserError, match="no space left on the device for a checkpoint"):
+        write(tmp_path, 2)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_any_other_failure_leaves_nothing_either(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_fingerprint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 2)
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -1,0 +1,274 @@
+"""The loop: exact accumulation, exact resume, and no bad number in the weights."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modelzoo.base_config import UserError
+from modelzoo.launch import build_run, load_model, resume
+from modelzoo.trainer.callbacks.base import Callback
+from modelzoo.trainer.callbacks.metrics import read_metrics
+from modelzoo.trainer.checkpoint import latest_checkpoint
+from modelzoo.trainer.trainer import NonFiniteError
+from tests.runs import small_config
+
+
+def launch(config):
+    trainer = build_run(config)
+    resume(trainer, config)
+    trainer.run_dir.mkdir(parents=True, exist_ok=True)
+    return trainer
+
+
+def losses(trainer):
+    return [r["loss"] for r in read_metrics(trainer.run_dir / "metrics.jsonl") if "loss" in r]
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+class StopAt(Callback):
+    """Sends this process a signal after a step, as Ctrl-C would."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
+
+    def on_step_end(self, trainer):
+        if trainer.step == self.step:
+            signal.raise_signal(self.number)
+
+
+def test_training_learns(dataset, tmp_path):
+    trainer = launch(small_config(dataset, tmp_path, "trainer.max_steps=60", "optimizer.lr=0.01"))
+    assert trainer.train()
+    series = losses(trainer)
+    assert len(series) == 60
+    assert math.log(275) < series[0] < 1.3 * math.log(275)
+    assert series[-1] < 0.6 * series[0]
+
+
+@pytest.mark.parametrize("name", ["gptj_tiny", "gpt_neox_tiny", "gpt2_tiny"])
+def test_every_family_trains(dataset, tmp_path, name):
+    # learned positions have no fraction
+    without = ["~model.position.fraction"] if name == "gpt2_tiny" else []
+    trainer = launch(small_config(dataset, tmp_path, *without, base=name))
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(dataset, tmp_path, micro_batch_size):
+    """Masks are uneven: the mean of the parts' means would be another number, and that mutant must show."""
+
+    def gradients(micro, mean_of_means=False):
+        config = small_config(dataset, tmp_path, f"trainer.micro_batch_size={micro}")
+        trainer = build_run(config)
+        batch = {k: np.array(v) for k, v in trainer.data.batch(0).items()}
+        for row in range(8):
+            batch["loss_mask"][row, : 3 * row] = False
+        trainer.data = type("Fixed", (), {"batch": lambda self, step: batch})()
+        taken = {}
+        trainer._apply_gradients = lambda *_: taken.update(
+            {n: p.grad.double() for n, p in trainer.model.named_parameters()}
+        )
+        if mean_of_means:
+            total = int(batch["loss_mask"].sum())
+            loss = trainer.model.loss
+            trainer.model.loss = lambda **part: (
+                loss(**part)[0] / part["loss_mask"].sum() * total / (8 / micro),
+                part["loss_mask"].sum(),
+            )
+        trainer.update()
+        return taken
+
+    def distance(a, b):
+        return max(((a[n] - b[n]).norm() / b[n].norm()).item() for n in b)
+
+    whole = gradients(8)
+    assert distance(gradients(micro_batch_size), whole) < 1e-6
+    assert distance(gradients(micro_batch_size, mean_of_means=True), whole) > 1e-2
+
+
+def test_resume_is_bit_identical_with_dropout_and_accumulation(dataset, tmp_path):
+    extra = ["model.dropout=0.2", "trainer.micro_batch_size=4", "trainer.log_every_steps=3", "trainer.max_steps=13"]
+    whole = launch(small_config(dataset, tmp_path / "whole", *extra))
+    assert whole.train()
+
+    config = small_config(dataset, tmp_path / "parts", *extra)
+    for stop in (5, 7):  # neither is a step that logs or saves by itself
+        trainer = launch(config)
+        trainer.callbacks.append(StopAt(stop))
+        trainer.callbacks.reverse()  # the signal comes before the other callbacks of that step
+        assert not trainer.train()
+        assert trainer.step == stop
+    last = launch(config)
+    assert last.step == 7
+    assert last.train()
+
+    assert losses(last) == losses(whole)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(last).items())
+    for name, value in whole._optimizer_tensors().items():
+        assert torch.equal(last._optimizer_tensors()[name], value), name
+
+
+def test_resume_would_show_a_lost_random_state(dataset, tmp_path):
+    """The test above can fail: without the random state, dropout draws other masks."""
+    config = small_config(dataset, tmp_path, "model.dropout=0.2", "trainer.max_steps=8")
+    whole = launch(config)
+    whole.train()
+    again = build_run(small_config(dataset, tmp_path / "again", "model.dropout=0.2", "trainer.max_steps=8"))
+    again.accelerator.set_random_state = lambda state: torch.manual_seed(99)
+    again.load_checkpoint(tmp_path / "gptj_tiny" / "checkpoints" / "step_00000004")
+    again.run_dir.mkdir(parents=True)
+    again.train()
+    assert not torch.equal(weights(again)["lm_head.weight"], weights(whole)["lm_head.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(dataset, tmp_path, number):
+    trainer = launch(small_config(dataset, tmp_path))
+    trainer.callbacks.append(StopAt(3, number))
+    assert not trainer.train()
+    assert latest_checkpoint(trainer.run_dir)[0].name == "step_00000003"
+    assert signal.getsignal(number) is not None
+
+
+def test_an_observing_callback_changes_nothing(dataset, tmp_path):
+    bare = launch(small_config(dataset, tmp_path / "bare", "model.dropout=0.1", "~callbacks.evaluate"))
+    bare.train()
+    observed = launch(
+        small_config(dataset, tmp_path / "observed", "model.dropout=0.1", "callbacks.evaluate.every_steps=1")
+    )
+    observed.train()
+    assert losses(bare) == losses(observed)
+
+
+def test_a_non_finite_gradient_never_reaches_the_weights(dataset, tmp_path):
+    trainer = launch(small_config(dataset, tmp_path))
+    trainer.update()
+    before = weights(trainer)
+    loss = trainer.model.loss
+    trainer.model.loss = lambda **part: (loss(**part)[0] * math.nan, 1)
+    with pytest.raises(NonFiniteError, match="the update was not applied"):
+        trainer.update()
+    assert all(torch.equal(value, weights(trainer)[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_keeps_weights_in_fp32(dataset, tmp_path, precision):
+    extra = [f"accelerator.precision={precision}", "trainer.max_steps=30", "optimizer.lr=0.01"]
+    trainer = launch(small_config(dataset, tmp_path, *extra))
+    trainer.train()
+    assert losses(trainer)[-1] < 0.8 * losses(trainer)[0]
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    if precision == "fp16":
+        state = json.loads((latest_checkpoint(trainer.run_dir)[0] / "state.json").read_text())
+        assert state["scaler"]["scale"] > 1
+        assert "loss_scale" in read_metrics(trainer.run_dir / "metrics.jsonl")[0]
+
+
+def test_clipping_bounds_the_gradient(dataset, tmp_path):
+    trainer = launch(small_config(dataset, tmp_path, "trainer.gradient_clip_norm=0.01"))
+    norms = []
+    trainer.optimizer.step = lambda *_: norms.append(
+        torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+    )
+    assert trainer.update()["gradient_norm"] > 0.01
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_evaluation_covers_every_token_of_the_split_once(dataset, tmp_path):
+    """Uneven last batches change nothing: the loss is the sum over all tokens by their number."""
+    trainer = build_run(small_config(dataset, tmp_path))
+    by_size = [trainer.evaluate(batch_size) for batch_size in (1, 3, 7)]
+    for metrics in by_size[1:]:
+        assert metrics["loss"] == pytest.approx(by_size[0]["loss"], rel=1e-6)
+    data = trainer.validation
+    nats = by_size[0]["loss"] * data.num_tokens
+    assert by_size[0]["bits_per_byte"] == pytest.approx(nats / math.log(2) / data.num_bytes)
+    assert by_size[0]["perplexity"] == pytest.approx(math.exp(by_size[0]["loss"]))
+
+
+def test_the_learning_rate_follows_the_schedule(dataset, tmp_path):
+    config = small_config(dataset, tmp_path)
+    trainer = launch(config)
+    trainer.train()
+    rates = [r["lr"] for r in read_metrics(trainer.run_dir / "metrics.jsonl") if "lr" in r]
+    assert rates == pytest.approx([config.optimizer.lr * config.lr_factor(step) for step in range(12)])
+
+
+def test_a_changed_config_is_not_resumed_but_explained(dataset, tmp_path):
+    launch(small_config(dataset, tmp_path)).train()
+    changed = small_config(dataset, tmp_path, "optimizer.lr=0.5", "model.dropout=0.1")
+    with pytest.raises(UserError) as error:
+        launch(changed)
+    assert "optimizer.lr: 0.002 → 0.5" in str(error.value)
+    assert "model.dropout: 0.0 → 0.1" in str(error.value)
+
+
+def test_a_run_can_be_prolonged(dataset, tmp_path):
+    launch(small_config(dataset, tmp_path, "schedule=constant", "trainer.max_steps=6")).train()
+    longer = small_config(dataset, tmp_path, "schedule=constant", "trainer.max_steps=9")
+    trainer = build_run(longer)
+    folder, notes = resume(trainer, longer)
+    assert (folder.name, notes) == ("step_00000006", ["resuming with trainer.max_steps: 6 → 9"])
+    trainer.train()
+    assert len(losses(trainer)) == 9
+
+
+def test_changed_data_is_not_resumed(dataset, tmp_path):
+    from tests.runs import write_dataset
+
+    launch(small_config(dataset, tmp_path)).train()
+    other = write_dataset(tmp_path / "other", seed=1)
+    trainer = build_run(small_config(other, tmp_path))
+    with pytest.raises(UserError, match="manifest_sha256"):
+        trainer.load_checkpoint(latest_checkpoint(trainer.run_dir)[0])
+
+
+def test_continue_from_takes_the_weights_alone(dataset, tmp_path):
+    base = launch(small_config(dataset, tmp_path))
+    base.train()
+    trainer = build_run(small_config(dataset, tmp_path, "name=next", f"continue_from={base.run_dir}"))
+    assert trainer.step == 0
+    assert all(torch.equal(value, weights(base)[name]) for name, value in weights(trainer).items())
+    assert not trainer.optimizer.state
+    with pytest.raises(UserError, match="no checkpoint"):
+        build_run(small_config(dataset, tmp_path, "name=next", f"continue_from={tmp_path}/nothing"))
+
+
+def test_load_model_gives_the_trained_model(dataset, tmp_path):
+    trainer = launch(small_config(dataset, tmp_path))
+    trainer.train()
+    model = load_model(trainer.run_dir)
+    ids = torch.randint(0, 275, (2, 24))
+    trainer.model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(ids), trainer.model(ids))
+    assert not model.training
+
+
+def test_data_too_small_for_a_batch_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="less than one batch"):
+        build_run(small_config(dataset, tmp_path, "trainer.global_batch_size=4096"))
+
+
+def test_a_vocabulary_smaller_than_the_datas_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"model\.vocab_size=200; use at least 275"):
+        build_run(small_config(dataset, tmp_path, "model.vocab_size=200"))
+
+
+def test_a_tokenizer_that_did_not_write_the_data_is_refused(dataset, tmp_path):
+    from tests.samples import small_tokenizer
+
+    small_tokenizer(vocab_size=270).save(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="was written with a tokenizer of sha256") as error:
+        build_run(small_config(dataset, tmp_path, f"data.tokenizer={tmp_path / 'tokenizer.json'}"))
+    assert str(Path(dataset)) in str(error.value)
+    assert str(tmp_path / "tokenizer.json") in str(error.value)
