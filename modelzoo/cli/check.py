@@ -1,0 +1,55 @@
+"""`modelzoo check`: every error of the named configs at once, without torch."""
+
+import typer
+
+from modelzoo.base_config import UserError
+from modelzoo.cli.arguments import split_overrides
+
+
+def command(
+    configs: list[str] = typer.Argument(..., help="Shipped names or YAML paths, then key=value overrides."),
+) -> None:
+    """Validate configs: every error at once, with file and line."""
+    from modelzoo.cli.any_config import load_any
+    from modelzoo.run_config import RunConfig
+
+    names, overrides = split_overrides(configs)
+    failures = []
+    for name in names:
+        try:
+            config = load_any(name, overrides)[0]
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        print(f"{name}: ok")
+        if isinstance(config, RunConfig):
+            for note in data_notes(config):
+                print(f"  {note}")
+    if failures:
+        raise UserError("\n".join(failures))
+
+
+def data_notes(config: "RunConfig") -> list[str]:  # type: ignore[name-defined]  # noqa: F821
+    """What the run still needs from the disk; what is there already is checked against the config."""
+    from pathlib import Path
+
+    from modelzoo.data.schema import find_split, read_manifest
+    from modelzoo.tokenizer import Tokenizer
+
+    notes = []
+    for source in filter(None, (config.data.train, config.data.validation)):
+        path = Path(source.path)
+        if not path.is_dir():
+            note = f"not there yet: {path} (written by: modelzoo preprocess)"
+            notes += [] if note in notes else [note]
+            continue
+        manifest = read_manifest(path)
+        find_split(path, manifest, source.split)
+        if manifest.tokenizer.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f"model.vocab_size={config.model.vocab_size} is less than the {manifest.tokenizer.vocab_size} ids in "
+                f"{path}; use model.vocab_size={manifest.tokenizer.vocab_size}"
+            )
+        if config.data.tokenizer and Tokenizer.load(config.data.tokenizer).sha256 != manifest.tokenizer.sha256:
+            raise UserError(f"{path} was not written with data.tokenizer={config.data.tokenizer}; preprocess it again")
+    return notes

@@ -1,0 +1,101 @@
+"""`modelzoo generate`: text from a checkpoint, streamed as it comes."""
+
+import codecs
+import json
+import sys
+import time
+from pathlib import Path
+
+import typer
+
+from modelzoo.cli.arguments import accelerator_from
+
+
+def command(
+    checkpoint: Path = typer.Argument(..., help="A checkpoint, or a run's folder (its newest one)."),
+    prompt: str = typer.Option(..., help="The text to continue."),
+    max_new_tokens: int = typer.Option(100, min=1, help="Tokens to add at most."),
+    temperature: float = typer.Option(0.8, min=0.0, help="0 is greedy: always the likeliest token."),
+    top_k: int = typer.Option(None, min=1, help="Draw from the k likeliest tokens only."),
+    top_p: float = typer.Option(
+        None, min=0.0, max=1.0, help="Draw from the likeliest tokens of this total mass; 0.95 unless greedy."
+    ),
+    seed: int = typer.Option(0, min=0, help="Equal seeds give equal text."),
+    device: str = typer.Option("cpu", help="cpu, cuda, mps, xpu, auto."),
+    as_json: bool = typer.Option(False, "--json", help="For programs: nothing is streamed."),
+) -> None:
+    """Continue a prompt; stops at the end of a document, or at the model's longest context."""
+    started = time.monotonic()
+    text, num_tokens = run(
+        checkpoint,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        device=device,
+        stream=not as_json,
+    )
+    if as_json:
+        seconds = time.monotonic() - started
+        answer = {"prompt": prompt, "text": text, "new_tokens": num_tokens, "seed": seed, "seconds": seconds}
+        print(json.dumps(answer, indent=1, ensure_ascii=False))
+
+
+def run(
+    checkpoint: Path,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    stream: bool = True,
+) -> tuple[str, int]:
+    """The continuation, and how many tokens it took. Streams prompt and continuation to standard output."""
+    import torch
+
+    from modelzoo.base_config import UserError
+    from modelzoo.launch import load_model, load_tokenizer
+    from modelzoo.model.generate import generate
+    from modelzoo.trainer.checkpoint import find_checkpoint
+
+    accelerator = accelerator_from(device=device)
+    folder = find_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, str(accelerator.device))
+    top_p = 0.95 if top_p is None and temperature > 0 else top_p
+    ids = tokenizer.encode(prompt) or [tokenizer.end_of_document_id]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
+
+    def on_token(token: torch.Tensor) -> None:
+        if int(token) != tokenizer.end_of_document_id:
+            pieces.append(decoder.decode(tokenizer.decode_bytes([int(token)])))
+            if stream:
+                print(pieces[-1], end="", flush=True)
+
+    if stream:
+        print(prompt, end="", flush=True)
+    try:
+        generated = generate(
+            model,
+            torch.tensor([ids], device=accelerator.device),
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_id=tokenizer.end_of_document_id,
+            on_token=on_token,
+        )
+    except ValueError as error:  # a prompt too long, options that contradict each other
+        raise UserError(str(error)) from None
+    pieces.append(decoder.decode(b"", final=True))
+    if stream:
+        print(pieces[-1])
+        sys.stdout.flush()
+    return "".join(pieces), generated.shape[1] - len(ids)

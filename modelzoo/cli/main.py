@@ -1,0 +1,48 @@
+"""The command line: one file a verb, and one place where an error becomes a message and an exit code."""
+
+import errno
+import os
+import sys
+
+import typer
+
+from modelzoo.base_config import UserError
+from modelzoo.cli import check, demo, diff, evaluate, generate, list_configs, preprocess, show, tokenizer, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pick a YAML, launch. Train GPT-2, GPT-J and GPT-NeoX style language models.",
+)
+app.command("list")(list_configs.command)
+app.command("show")(show.command)
+app.command("check")(check.command)
+app.command("diff")(diff.command)
+app.add_typer(tokenizer.app, name="tokenizer")
+app.command("preprocess")(preprocess.command)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.command("generate")(generate.command)
+app.command("demo")(demo.command)
+
+
+def main() -> None:
+    """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else."""
+    try:
+        app()
+    except UserError as error:
+        fail(str(error))
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(f"{error.filename or 'disk'}: no space left on the device; free some and run the command again")
+
+
+def fail(message: str) -> None:
+    """Print what is wrong to standard error and exit with 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,68 @@
+"""`modelzoo show`: the resolved YAML of a config, and what it will cost."""
+
+import json
+import re
+import sys
+from typing import Any
+
+import typer
+
+
+def command(
+    config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
+    overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """The resolved YAML, with parameters, FLOPs per token and memory."""
+    from modelzoo.cli.any_config import load_any
+    from modelzoo.run_config import RunConfig, dump_yaml
+
+    loaded, _ = load_any(config, overrides or [])
+    facts = run_facts(loaded) if isinstance(loaded, RunConfig) else {}
+    if as_json:
+        print(json.dumps({"config": loaded.model_dump(mode="json"), **facts}, indent=1))
+        return
+    text = dump_yaml(loaded)
+    if sys.stdout.isatty():  # keys in bold; pipes get plain YAML
+        text = re.sub(r"^(\s*(?:- )?)([^\s:#]+):", "\\1\033[1m\\2\033[0m:", text, flags=re.MULTILINE)
+    print(text, end="")
+    if isinstance(loaded, RunConfig):
+        print(describe(facts))
+
+
+def run_facts(config: Any) -> dict[str, Any]:
+    """Exact counts of a run, computed from the config alone (no torch)."""
+    model, steps, tokens_per_step = config.model, config.total_steps, config.tokens_per_step
+    parameters, flops = model.num_parameters(), model.flops_per_token(config.data.seq_len)
+    state = config.optimizer.state_bytes_per_parameter
+    return {
+        "parameters": parameters,
+        "parameters_by_part": model.parameter_counts(),
+        "parameters_without_embeddings": model.num_non_embedding(),
+        "flops_per_token": flops,
+        "flops": flops * steps * tokens_per_step,
+        "bytes": {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": state * parameters},
+        "steps": steps,
+        "tokens": steps * tokens_per_step,
+        "tokens_per_step": tokens_per_step,
+        "warmup_steps": config.warmup_steps,
+        "peak_lr": config.optimizer.lr,
+        "final_lr": config.optimizer.lr * config.lr_factor(steps - 1),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts as lines of YAML comment, so that the whole output stays a YAML file."""
+    parts = ", ".join(f"{name} {number:,}" for name, number in facts["parameters_by_part"].items())
+    memory, per_step = facts["bytes"], facts["tokens_per_step"]
+    lines = [
+        f"parameters        {facts['parameters']:,} ({parts})",
+        f"FLOPs per token   {facts['flops_per_token']:.4g} forward and backward; {facts['flops']:.3g} in the run",
+        "memory            "
+        + ", ".join(f"{name} {size / 2**30:,.2f} GiB" for name, size in memory.items())
+        + f"; {sum(memory.values()) / 2**30:,.2f} GiB before activations",
+        f"run               {facts['steps']:,} steps of {per_step:,} tokens: {facts['tokens']:,} tokens",
+        f"warm-up           {facts['warmup_steps']:,} steps, {facts['warmup_steps'] * per_step:,} tokens",
+        f"learning rate     peak {facts['peak_lr']:.4g}, at the last step {facts['final_lr']:.4g}",
+    ]
+    return "\n".join(["", *(f"# {line}" for line in lines)])

@@ -1,0 +1,74 @@
+"""`modelzoo train`: launch a run, or resume the run of that name."""
+
+from typing import Any
+
+import typer
+
+from modelzoo.cli.arguments import say
+
+STOPPED = 3
+"""Exit code of a run that a signal stopped with its checkpoint saved."""
+
+
+def command(
+    config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
+    overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
+) -> None:
+    """Train; a run of the same name goes on from its newest checkpoint."""
+    if run(config, overrides or []) is None:
+        raise typer.Exit(STOPPED)
+
+
+def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
+    """Train to the end and return the run's last numbers; None where a signal stopped it."""
+    from modelzoo.run_config import dump_yaml, load_run_config
+
+    config = load_run_config(name, overrides)  # every mistake in the YAML shows before torch is loaded
+
+    from modelzoo.launch import build_run, resume
+    from modelzoo.trainer.accelerator import keep_freed_memory
+    from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
+
+    trainer = build_run(config)
+    if trainer.accelerator.device.type == "cpu":
+        keep_freed_memory()
+    checkpoint, notes = resume(trainer, config)
+    for note in [*trainer.accelerator.notes, *notes]:
+        say(f"note: {note}")
+    say(
+        f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.accelerator.device.type} "
+        f"({trainer.accelerator.precision}), {trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
+        f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
+    )
+    if trainer.step < trainer.total_steps:
+        if checkpoint is not None:
+            say(f"resuming from {checkpoint}")
+        trainer.run_dir.mkdir(parents=True, exist_ok=True)
+        (trainer.run_dir / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        if not trainer.train():
+            say(
+                f"stopped after step {trainer.step:,} of {trainer.total_steps:,}; the same command goes on from there: "
+                f"modelzoo train {' '.join([name, *overrides])}"
+            )
+            return None
+    else:
+        say(f"already complete: {checkpoint}")
+    numbers: dict[str, Any] = {}
+    for record in read_metrics(trainer.run_dir / FILE_NAME):
+        numbers.update(record)
+    if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
+        numbers["tokens_per_second"] = trainer.tokens_per_second
+    say(
+        f"done: step {trainer.step:,}"
+        + "".join(
+            f", {label} {numbers[key]:{form}}"
+            for key, label, form in (
+                ("loss", "loss", ".4f"),
+                ("validation_loss", "validation loss", ".4f"),
+                ("tokens_per_second", "tokens/s", ",.0f"),
+            )
+            if key in numbers
+        )
+    )
+    say(f"next: modelzoo generate {trainer.run_dir} --prompt TEXT")
+    return numbers
