@@ -52,6 +52,13 @@ def _list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _whole_float_to_int(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+FromFloat = BeforeValidator(_whole_float_to_int)
+"""Annotates a count of tokens or bytes, which people write as 2.5e9; any other float is refused."""
+
 FromList = BeforeValidator(_list_to_tuple)
 """Annotates a tuple field: YAML only has lists, and a strict tuple field would refuse them."""
 

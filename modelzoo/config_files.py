@@ -7,7 +7,8 @@ one are several times faster, and leave the defaults list, from which each key's
 
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -94,9 +95,12 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     origin = _display(Path(folder, f"{name}.yaml"))
     try:
         parsed = [_or_add(o, repository) for o in _parse_overrides(overrides)]
-        defaults = create_defaults_list(
-            repo=repository, config_name=name, overrides_list=parsed, prepend_hydra=False, skip_missing=False
-        )
+        with warnings.catch_warnings(action="ignore"):  # of a missing `_self_`, which is an error below
+            defaults = create_defaults_list(
+                repo=repository, config_name=name, overrides_list=parsed, prepend_hydra=False, skip_missing=False
+            )
+        sources = _sources(defaults, repository)
+        _check_self_comes_last(file for file, _ in sources)
         loader = ConfigLoaderImpl(_search_path(folder))
         merged = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
         ConfigLoaderImpl._apply_overrides_to_config(defaults.config_overrides, merged)
@@ -112,7 +116,7 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
             raise
         raise UserError(f"{origin}: {_hydra_message(error)}") from None
     assert isinstance(data, dict)
-    provenance = Provenance(origin, _places(defaults, repository, parsed))
+    provenance = Provenance(origin, _places(sources, repository, parsed))
     choices = {str(k): v for k, v in defaults.overrides.known_choices.items()}
     return Composed({str(k): v for k, v in data.items()}, provenance, choices)
 
@@ -187,21 +191,27 @@ def _or_add(override: Override, repository: CachingConfigRepository) -> Override
     return override
 
 
+def _sources(defaults: DefaultsList, repository: CachingConfigRepository) -> list[tuple[Path, KeyPath]]:
+    """The files that are merged, in order, each with the section that its keys belong to."""
+    found: list[tuple[Path, KeyPath]] = []
+    for default in defaults.defaults:
+        if default.config_path is not None and (result := repository.load_config(default.config_path)) is not None:
+            file = Path(result.path.removeprefix("file://"), f"{default.config_path}.yaml")
+            found.append((file, tuple(default.package.split(".")) if default.package else ()))
+    return found
+
+
 def _places(
-    defaults: DefaultsList, repository: CachingConfigRepository, overrides: list[Override]
+    sources: Sequence[tuple[Path, KeyPath]], repository: CachingConfigRepository, overrides: list[Override]
 ) -> dict[KeyPath, str]:
     """The place of every key, later files over earlier ones, as they were merged."""
     places: dict[KeyPath, str] = {}
-    for default in defaults.defaults:
-        if default.config_path is None or (result := repository.load_config(default.config_path)) is None:
-            continue
-        file = Path(result.path.removeprefix("file://"), f"{default.config_path}.yaml")
-        package = tuple((default.package or "").split(".")) if default.package else ()
-        if package:
-            places[package] = f"{_display(file)}:1"
+    for file, section in sources:
+        if section:
+            places[section] = f"{_display(file)}:1"
         for path, line in key_lines(file):
             if path[0] != "defaults":
-                places[package + path] = f"{_display(file)}:{line}"
+                places[section + path] = f"{_display(file)}:{line}"
     for override in overrides:
         if not repository.group_exists(override.key_or_group):
             keys = tuple(override.key_or_group.split("."))
@@ -210,12 +220,28 @@ def _places(
     return places
 
 
+def _check_self_comes_last(files: Iterable[Path]) -> None:
+    """Without `_self_` at the end of its defaults list, hydra lets the listed files override a file's own keys."""
+    for file in files:
+        root = _document(file)
+        for key, listed in root.value if isinstance(root, yaml.MappingNode) else ():
+            if key.value == "defaults" and listed.value and listed.value[-1].value != "_self_":
+                raise UserError(
+                    f"{_display(file)}:{key.start_mark.line + 1}: defaults\n    must end with `- _self_`; otherwise "
+                    "the files listed override what this file says"
+                )
+
+
+@cache
+def _document(file: Path) -> yaml.Node | None:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
+
+
 @cache
 def key_lines(file: Path) -> list[tuple[KeyPath, int]]:
     """Every key of a YAML file, as a path, with its line (1 is the first)."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
-    return list(_walk(root, ()))
+    return list(_walk(_document(file), ()))
 
 
 def _walk(node: yaml.Node | None, prefix: KeyPath) -> Iterator[tuple[KeyPath, int]]:

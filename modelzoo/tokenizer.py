@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from modelzoo.base_config import UserError
+from modelzoo.files import write_text
 
 END_OF_DOCUMENT = "<|endoftext|>"
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
@@ -160,11 +160,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".partial")
-        unfinished.write_text(self.backend.to_str(), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_text(Path(path), self.backend.to_str())
 
 
 def byte_level(model: models.Model) -> Backend:

@@ -28,7 +28,7 @@ MISTAKES = [
     ("modle:\n  hidden_size: 512\n", "mine.yaml:5: modle", "did you mean model?"),
     ("optimizer:\n  learning_rate: 1e-3\n", "mine.yaml:6: optimizer.learning_rate", "here it is called lr"),
     ("model:\n  n_embd: 512\n", "mine.yaml:6: model.n_embd = 512", "here it is called hidden_size"),
-    ("model:\n  num_heads: 7\n", "mine.yaml:6: model.num_heads = 7", "does not divide hidden_size=256; use 4 or 8"),
+    ("model:\n  num_heads: 7\n", "mine.yaml:6: model.num_heads = 7", "does not divide hidden_size=192; use 6 or 8"),
     ("model:\n  norm_eps: -1\n", "mine.yaml:6: model.norm_eps = -1", "greater than 0"),
     ("model:\n  ffn_size: 0\n", "mine.yaml:6: model.ffn_size = 0", "greater than or equal to 1"),
     ("model:\n  dropout: 5.0\n", "mine.yaml:6: model.dropout = 5.0", "less than 1"),
@@ -51,6 +51,9 @@ MISTAKES = [
     ("data:\n  validation: {split: train}\n", "mine.yaml:6: data.validation", "measure memory"),
     ("data:\n  validation: null\n", "callbacks.evaluate", "needs data.validation"),
     ("optimizer:\n  lr: 0\n", "mine.yaml:6: optimizer.lr = 0", "greater than 0"),
+    ("optimizer:\n  lr: 0.5\n", "mine.yaml:6: optimizer.lr = 0.5", "too large for AdamW"),
+    ("optimizer:\n  betas: [0.9, 0.95, 0.99]\n", "mine.yaml:6: optimizer.betas", "at most 2 items"),
+    ("trainer:\n  max_tokens: 1000.5\n", "mine.yaml:6: trainer.max_tokens = 1000.5", "valid integer"),
     ("optimizer:\n  lr: 1,5e-4\n", "mine.yaml:6: optimizer.lr = '1,5e-4'", "written as text"),
     ("optimizer:\n  lr: .inf\n", "mine.yaml:6: optimizer.lr = inf", "finite"),
     ("optimizer:\n  lr: .nan\n", "mine.yaml:6: optimizer.lr = nan", "finite"),
@@ -59,7 +62,7 @@ MISTAKES = [
     ("optimizer:\n  weight_decay: -0.1\n", "mine.yaml:6: optimizer.weight_decay = -0.1", "greater than or equal to 0"),
     ("optimizer:\n  kind: adamm\n", "mine.yaml:6: optimizer.kind = 'adamm'", "must be one of adamw"),
     ("schedule:\n  kind: cosin\n", "mine.yaml:6: schedule.kind = 'cosin'", "did you mean cosine?"),
-    ("schedule:\n  warmup_steps: 489\n", "mine.yaml:6: schedule.warmup_steps = 489", "never reaches its peak"),
+    ("schedule:\n  warmup_steps: 245\n", "mine.yaml:6: schedule.warmup_steps = 245", "never reaches its peak"),
     ("schedule:\n  warmup_tokens: 9\n", "mine.yaml:6: schedule.warmup_tokens = 9", "not both"),
     ("schedule:\n  final_lr_ratio: 2\n", "mine.yaml:6: schedule.final_lr_ratio = 2", "less than or equal to 1"),
     ("trainer:\n  max_steps: 10\n", "mine.yaml:6: trainer.max_steps = 10", "exactly one of max_steps and max_tokens"),
@@ -184,6 +187,18 @@ def test_check_takes_less_than_two_seconds_and_no_torch(tmp_path):
         assert "did you mean hidden_size?" in done.stderr
         assert "Traceback" not in done.stderr
     assert min(times) < 2
+
+
+@pytest.mark.parametrize("entries", ["  - gptj_tiny\n", "  - _self_\n  - gptj_tiny\n"])
+def test_a_defaults_list_that_would_override_the_file_itself_is_refused(tmp_path, entries):
+    message = message_of(tmp_path, "", head=f"seed: 3\ndefaults:\n{entries}name: mine\n")
+    assert "mine.yaml:2: defaults" in message
+    assert "must end with `- _self_`" in message
+
+
+def test_counts_of_tokens_may_be_written_as_floats():
+    config = load_run_config("gptj_tiny", ["trainer.max_tokens=2.5e9", "schedule.warmup_steps=null"])
+    assert config.trainer.max_tokens == 2_500_000_000
 
 
 def test_shipped_configs_can_be_named_by_path_too():

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIG_LAYER = {"modelzoo.base_config"}
+CONFIG_LAYER = {"modelzoo.base_config", "modelzoo.files"}
 ALLOWED = {
     "modelzoo.base_config": set(),
+    "modelzoo.files": {"modelzoo.base_config"},
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors"},
     "modelzoo.tokenizer": CONFIG_LAYER,

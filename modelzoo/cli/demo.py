@@ -31,8 +31,8 @@ def command() -> None:
     announce(f"evaluate {folder} --compressors")
     numbers = evaluate.run(folder, compressors=True)
     print(evaluate.describe(numbers))
-    announce(f"generate {folder} --max-new-tokens 160 --prompt {PROMPT!r}")
-    generate.run(folder, PROMPT, max_new_tokens=160)
+    announce(f"generate {folder} --temperature 0.6 --max-new-tokens 160 --prompt {PROMPT!r}")
+    generate.run(folder, PROMPT, temperature=0.6, max_new_tokens=160)
     ours, gzip, xz = (numbers[key] for key in ("bits_per_byte", "gzip_bits_per_byte", "xz_bits_per_byte"))
     verdict = "ahead of" if ours < gzip else "NOT ahead of"
     print(
@@ -42,11 +42,11 @@ training          {training["tokens_per_second"]:,.0f} tokens/s
 files             {folder}/loss.png          the curve
                   {folder}/metrics.jsonl     every number (tensorboard --logdir runs)
                   {folder}/checkpoints       weights, optimizer, tokenizer
-                  data/{DATA}         the tokens
+                  data/{DATA}             the tokens
 time              {time.monotonic() - started:.0f} s
 
-next: the same with GPT-NeoX's block and twice the text:
-    modelzoo train gpt_neox_tiny trainer.max_tokens=4_000_000
+next: the same with GPT-NeoX's block and twice the tokens:
+    modelzoo train gpt_neox_tiny trainer.max_tokens=1_000_000
     modelzoo diff gptj_tiny gpt_neox_tiny"""
     )
     if ours >= gzip:

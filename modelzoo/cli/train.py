@@ -25,6 +25,7 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
 
     config = load_run_config(name, overrides)  # every mistake in the YAML shows before torch is loaded
 
+    from modelzoo.files import write_text
     from modelzoo.launch import build_run, resume
     from modelzoo.trainer.accelerator import keep_freed_memory
     from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
@@ -43,8 +44,7 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
     if trainer.step < trainer.total_steps:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
-        trainer.run_dir.mkdir(parents=True, exist_ok=True)
-        (trainer.run_dir / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
         if not trainer.train():
             say(
                 f"stopped after step {trainer.step:,} of {trainer.total_steps:,}; the same command goes on from there: "

@@ -12,7 +12,6 @@ The end-of-document id is the last token of every document. The attributes of th
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from modelzoo.base_config import Config, UserError
+from modelzoo.files import write_text
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -238,12 +238,8 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json by rename. Call it last: its presence says that all is there."""
-    unfinished = directory / (MANIFEST + ".partial")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, directory / MANIFEST)
+    content = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_text(directory / MANIFEST, content + "\n")
 
 
 def find_split(directory: Path, manifest: Manifest, split: str) -> SplitInfo:

@@ -86,7 +86,7 @@ class ModelConfig(Config):
     tie_embeddings: bool = True
     """The head's weight is the token embedding."""
 
-    norm_eps: float = Field(default=1e-5, gt=0, le=0.1)
+    norm_eps: float = Field(default=1e-5, gt=0, le=1e-2)
     """Added to the variance in each LayerNorm."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -1,14 +1,18 @@
 """Checkpoints: whole or not there, verified, without code in them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
 from modelzoo.base_config import UserError
+from modelzoo.launch import build_run
 from modelzoo.trainer import checkpoint
+from modelzoo.trainer.callbacks import checkpoint as checkpoint_callback
 from modelzoo.trainer.checkpoint import damage, find_checkpoint, latest_checkpoint, read_tensors, write_checkpoint
+from tests.runs import small_config
 
 
 def write(run_dir, step, value=1.0):
@@ -81,3 +85,12 @@ def test_any_other_failure_leaves_nothing_either(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, 2)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_noticed_before_training(dataset, tmp_path, monkeypatch):
+    trainer = build_run(small_config(dataset, tmp_path))
+    trainer.run_dir.mkdir(parents=True)
+    monkeypatch.setattr(checkpoint_callback.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="0 MiB are free, a checkpoint takes"):
+        trainer.train()
+    assert trainer.step == 0

@@ -205,10 +205,10 @@ def test_the_learning_rate_follows_the_schedule(dataset, tmp_path):
 
 def test_a_changed_config_is_not_resumed_but_explained(dataset, tmp_path):
     launch(small_config(dataset, tmp_path)).train()
-    changed = small_config(dataset, tmp_path, "optimizer.lr=0.5", "model.dropout=0.1")
+    changed = small_config(dataset, tmp_path, "optimizer.lr=0.05", "model.dropout=0.1")
     with pytest.raises(UserError) as error:
         launch(changed)
-    assert "optimizer.lr: 0.002 → 0.5" in str(error.value)
+    assert "optimizer.lr: 0.003 → 0.05" in str(error.value)
     assert "model.dropout: 0.0 → 0.1" in str(error.value)
 
 
@@ -272,3 +272,17 @@ def test_a_tokenizer_that_did_not_write_the_data_is_refused(dataset, tmp_path):
         build_run(small_config(dataset, tmp_path, f"data.tokenizer={tmp_path / 'tokenizer.json'}"))
     assert str(Path(dataset)) in str(error.value)
     assert str(tmp_path / "tokenizer.json") in str(error.value)
+
+
+def test_tensorboard_and_the_plot_are_written(dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    kinds = ["+callbacks.tensorboard={kind: tensorboard}", "+callbacks.loss_plot={kind: loss_plot}"]
+    trainer = launch(small_config(dataset, tmp_path, *kinds))
+    trainer.train()
+    events = EventAccumulator(str(trainer.run_dir / "tensorboard")).Reload()
+    written = {point.step: point.value for point in events.Scalars("train/loss")}
+    assert written == pytest.approx(dict(enumerate(losses(trainer), 1)), rel=1e-6)
+    assert {"validation/loss", "validation/bits_per_byte", "train/lr"} <= set(events.Tags()["scalars"])
+    assert (trainer.run_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(trainer.run_dir.glob("*partial*"))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from modelzoo.base_config import UserError
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: "Trainer") -> None:
         self.saved_step = trainer.step
+        needed = 3 * sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # weights, two moments
+        free = shutil.disk_usage(trainer.run_dir).free
+        if free < needed:  # now, not after hours of training
+            raise UserError(
+                f"{trainer.run_dir}: {free / 2**20:,.0f} MiB are free, a checkpoint takes {needed / 2**20:,.0f} MiB; "
+                "free some space, or choose another output_dir"
+            )
 
     def on_step_end(self, trainer: "Trainer") -> None:
         if self.config.every_steps and trainer.step % self.config.every_steps == 0:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ class Metrics(Callback):
         """Drop the records of steps after the checkpoint: they are about to be taken again."""
         path = trainer.run_dir / FILE_NAME
         kept = [record for record in read_metrics(path) if record["step"] <= trainer.step] if trainer.step else []
-        rewritten = path.with_suffix(".jsonl.partial")
-        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        rewritten.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         with (trainer.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:

@@ -1,0 +1,30 @@
+"""Files appear whole."""
+
+from pathlib import Path
+
+import pytest
+
+from modelzoo.base_config import UserError
+from modelzoo.files import write_text
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    for text in ("first", "second, ünïcode"):
+        write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_text(path, "old")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"file\.json: no space left on the device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
