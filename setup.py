@@ -12,7 +12,6 @@ setup(
     description="Declarative, config-driven training of GPT-2, GPT-J and GPT-NeoX style language models",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     # configs/ stands at the top of the repository, where users look for it, and travels inside the
     # package, where an installed wheel finds it.

@@ -1,5 +1,6 @@
 """`modelzoo train`: launch a run, or resume the run of that name."""
 
+import shlex
 from typing import Any
 
 import typer
@@ -25,10 +26,13 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
 
     config = load_run_config(name, overrides)  # every mistake in the YAML shows before torch is loaded
 
+    import torch
+
     from modelzoo.files import write_text
     from modelzoo.launch import build_run, resume
     from modelzoo.trainer.accelerator import keep_freed_memory
     from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
+    from modelzoo.trainer.trainer import NonFiniteError
 
     trainer = build_run(config)
     if trainer.accelerator.device.type == "cpu":
@@ -45,10 +49,19 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
         write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
-        if not trainer.train():
+        try:
+            finished = trainer.train()
+        except NonFiniteError as error:
+            say(f"error: {error}; what was saved before is in {trainer.run_dir}/checkpoints")
+            raise typer.Exit(1) from None
+        except torch.OutOfMemoryError as error:
+            micro = config.trainer.micro_batch_size or config.trainer.global_batch_size
+            say(f"error: out of memory ({error}); use a trainer.micro_batch_size below {micro}: the result is the same")
+            raise typer.Exit(1) from None
+        if not finished:
             say(
                 f"stopped after step {trainer.step:,} of {trainer.total_steps:,}; the same command goes on from there: "
-                f"modelzoo train {' '.join([name, *overrides])}"
+                f"modelzoo train {shlex.join([name, *overrides])}"
             )
             return None
     else:

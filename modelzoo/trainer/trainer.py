@@ -96,22 +96,30 @@ class Trainer:
     def train(self) -> bool:
         """Run to the end. False where SIGINT, SIGTERM or SIGUSR1 stopped the run after a whole step."""
         self.model.train()
-        with self._stop_on_signals():
-            self._call("on_train_start")
-            while self.step < self.total_steps and self.stop_signal is None:
-                started = time.perf_counter()
-                numbers = self.update()
-                self.step += 1
-                publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
-                if publish:
-                    self.accelerator.synchronize()
-                self._clock["seconds"] += time.perf_counter() - started
-                self._clock["steps"] += 1
-                if publish:
-                    self._publish_step(numbers)
-                self._call("on_step_end")
-            self._call("on_train_end")
+        try:
+            with self._stop_on_signals():
+                self._call("on_train_start")
+                while self.step < self.total_steps and self.stop_signal is None:
+                    self._timed_step()
+                    self._call("on_step_end")
+                self._call("on_train_end")
+        finally:
+            for callback in self.callbacks:
+                callback.close()
         return self.stop_signal is None
+
+    def _timed_step(self) -> None:
+        """An update, and its record where one is due; the clock leaves callbacks out."""
+        started = time.perf_counter()
+        numbers = self.update()
+        self.step += 1
+        publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
+        if publish:
+            self.accelerator.synchronize()
+        self._clock["seconds"] += time.perf_counter() - started
+        self._clock["steps"] += 1
+        if publish:
+            self._publish_step(numbers)
 
     def update(self) -> dict[str, float]:
         """One optimizer update on batch `step`; returns its learning rate and gradient norm.

@@ -23,6 +23,9 @@ class Callback:
     def on_train_end(self, trainer: "Trainer") -> None:
         """Once, after the last update, also of a run that a signal stopped."""
 
+    def close(self) -> None:
+        """Always and last, also after an error."""
+
 
 class CallbackConfig(Config):
     """Each kind stands in a file of its own, with its config and its callback."""

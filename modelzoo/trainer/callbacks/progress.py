@@ -8,6 +8,8 @@ from pydantic import Field
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from modelzoo.trainer.trainer import Trainer
 
 
@@ -25,6 +27,7 @@ class ProgressConfig(CallbackConfig):
 class Progress(Callback):
     def __init__(self, config: ProgressConfig):
         self.config = config
+        self.bar: Bar | None = None
 
     def on_train_start(self, trainer: "Trainer") -> None:
         from rich.console import Console
@@ -33,7 +36,6 @@ class Progress(Callback):
 
         self.console = Console(stderr=True, highlight=False)
         self.started, self.first_step, self.last_line = time.monotonic(), trainer.step, 0.0
-        self.bar: Bar | None = None
         if self.console.is_terminal:
             columns = (
                 BarColumn(bar_width=20),
@@ -65,7 +67,7 @@ class Progress(Callback):
                 f"lr {record['lr']:.3g}, {record['tokens_per_second']:,.0f} tokens/s, {self._time_left(trainer)} left"
             )
 
-    def on_train_end(self, trainer: "Trainer") -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from modelzoo.trainer.trainer import Trainer
 
 
@@ -18,6 +20,8 @@ class TensorBoardConfig(CallbackConfig):
 
 
 class TensorBoard(Callback):
+    writer: "SummaryWriter | None" = None
+
     def on_train_start(self, trainer: "Trainer") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -26,11 +30,13 @@ class TensorBoard(Callback):
         )
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        assert self.writer is not None
         for name, value in record.items():
             if name != "step":
                 group = "validation" if name.startswith("validation_") else "train"
                 tag = f"{group}/{name.removeprefix('validation_')}"
                 self.writer.add_scalar(tag, value, record["step"])
 
-    def on_train_end(self, trainer: "Trainer") -> None:
-        self.writer.close()
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
