@@ -1,14 +1,14 @@
 """The YAML of `modelzoo preprocess` and of `modelzoo tokenizer train`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from data_preprocessing.modes import ModeConfig
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.readers import ReaderConfig
-from modelzoo.base_config import Config, FromList, Problem, union_of_kinds
+from modelzoo.base_config import Config, FromFloat, FromList, Problem, kind_of, union_of_kinds
 
 if TYPE_CHECKING:
     AnyReader = ReaderConfig
@@ -21,7 +21,7 @@ BYTES = 256
 NUM_SPACE_RUNS = 23
 """Runs of 2 to 24 spaces, as in GPT-NeoX-20B's tokenizer."""
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, FromFloat, Field(gt=0)]
 
 
 class PreprocessConfig(Config):
@@ -51,6 +51,22 @@ class PreprocessConfig(Config):
     """Stop reading after so many documents."""
     max_bytes: Positive | None = None
     """Stop reading with the document that reaches so many UTF-8 bytes."""
+
+    def problems(self) -> Iterator[Problem]:
+        return self.cross_problems({"reader": self.reader, "mode": self.mode})
+
+    @classmethod
+    def cross_problems(cls, sections: dict[str, Any]) -> Iterator[Problem]:
+        reader, mode = sections.get("reader"), sections.get("mode")
+        if reader is None or mode is None or len(mode.part_names) in (0, reader.num_parts):
+            return
+        names = ", ".join(mode.part_names)
+        yield Problem(
+            ("mode", "kind"),
+            f"needs documents of {len(mode.part_names)} parts ({names}), but those of "
+            f"reader.kind={kind_of(type(reader))} have {reader.num_parts} here; use reader.kind=jsonl "
+            f"with a key for each part, in this order: reader.text_key=[{names}]",
+        )
 
 
 class TokenizerTrainConfig(Config):

@@ -10,11 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.inputs import Progress, Text, find_inputs, read_inputs
 from data_preprocessing.ledger import Ledger
+from data_preprocessing.modes import Encoded
 from data_preprocessing.readers import Rejected
 from data_preprocessing.writer import ShardWriter
 from modelzoo.base_config import UserError
@@ -123,11 +122,12 @@ class _Job:
             source_config=json.dumps(self.settings, sort_keys=True),
         )
         names = ["train", "validation"] if self.config.validation_fraction else ["train"]
-        writers = {name: ShardWriter(root, name, header, self.config.shard_tokens) for name in names}
+        shard_tokens, has_loss_mask = self.config.shard_tokens, self.config.mode.has_loss_mask
+        writers = {name: ShardWriter(root, name, header, shard_tokens, has_loss_mask) for name in names}
         for texts, encoded in self._encoded():
-            for text, ids in zip(texts, encoded, strict=True):
+            for text, document in zip(texts, encoded, strict=True):
                 split = split_of(text.raw, self.config.validation_fraction)
-                writers[split].add(ids, len(text.raw))
+                writers[split].add(document, len(text.raw))
         splits = {name: writer.close() for name, writer in writers.items()}
         ledger = self.ledger.close(splits.values())
         for name, split_info in splits.items():
@@ -142,12 +142,12 @@ class _Job:
             ledger=ledger,
         )
 
-    def _encoded(self) -> Iterator[tuple[list[Text], list[np.ndarray]]]:
+    def _encoded(self) -> Iterator[tuple[list[Text], list[Encoded]]]:
         """Batches of documents with their ids. The next one is encoded while this one is written."""
 
-        def finish(texts: list[Text], ids: Future[list[np.ndarray]], bytes_done: int) -> list[np.ndarray]:
-            encoded = ids.result()
-            self.ledger.tokens += sum(map(len, encoded))
+        def finish(texts: list[Text], future: Future[list[Encoded]], bytes_done: int) -> list[Encoded]:
+            encoded = future.result()
+            self.ledger.tokens += sum(len(document.ids) for document in encoded)
             documents = self.progress.documents + len(texts)
             self.progress = Progress(bytes_done, self.progress.bytes_total, documents, self.ledger.tokens)
             if self.on_progress:
@@ -155,10 +155,10 @@ class _Job:
             return encoded
 
         with ThreadPoolExecutor(1) as pool:
-            pending: tuple[list[Text], Future[list[np.ndarray]], int] | None = None
+            pending: tuple[list[Text], Future[list[Encoded]], int] | None = None
             for texts, bytes_done in self._batches():
-                strings = [text.document.text for text in texts]
-                started = (texts, pool.submit(self.config.mode.encode, self.tokenizer, strings), bytes_done)
+                documents = [text.document for text in texts]
+                started = (texts, pool.submit(self.config.mode.encode, self.tokenizer, documents), bytes_done)
                 if pending:
                     yield pending[0], finish(*pending)
                 pending = started
@@ -207,7 +207,7 @@ class _Job:
             error.errno in OUT_OF_SPACE or "No space left" in str(error) or "quota exceeded" in str(error)
         ):
             return None
-        item = token_dtype(self.tokenizer_info.vocab_size).itemsize
+        item = token_dtype(self.tokenizer_info.vocab_size).itemsize + self.config.mode.has_loss_mask
         done = self.progress.bytes_done or 1
         tokens = self.progress.tokens * self.progress.bytes_total / done or self.progress.bytes_total / 4
         shard = min(tokens, self.config.shard_tokens)

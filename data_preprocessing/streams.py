@@ -54,7 +54,7 @@ def _decode(raw: bytes, place: Place) -> Document | Rejected:
     if not raw:
         return Rejected(place, EMPTY, "no text", 0)
     try:
-        return Document(raw.decode(), place)
+        return Document((raw.decode(),), place)
     except UnicodeDecodeError as error:
         detail = f"{error.reason} (0x{raw[error.start]:02x}) at byte {error.start} of this {place.unit}"
         return Rejected(place, "not UTF-8", detail, len(raw))

@@ -222,6 +222,8 @@ def _message(entry: dict[str, Any], path: Path, owner: type[Config] | None, sche
     if kind == "literal_error":
         allowed = [choice.strip(" '") for choice in context["expected"].replace(" or ", ", ").split(",")]
         return f"must be one of {', '.join(filter(None, allowed))}" + _closest(entry["input"], allowed)
+    if kind == "tuple_type":
+        return "must be a list: [a, b]"
     message = str(entry["msg"]).replace("Input should be", "must be")
     if isinstance(entry["input"], str) and kind in ("int_type", "float_type", "bool_type"):
         message += "; it was written as text (remove the quotes, or check the spelling of the number)"

@@ -19,7 +19,15 @@ from modelzoo.trainer.accelerator import choose_accelerator
 from modelzoo.trainer.checkpoint import find_checkpoint, latest_checkpoint, read_tensors
 from modelzoo.trainer.trainer import Trainer
 
-MAY_CHANGE_ON_RESUME = ("description", "output_dir", "accelerator.", "callbacks.", "trainer.max_", "trainer.log_")
+MAY_CHANGE_ON_RESUME = (
+    "description",
+    "output_dir",
+    "accelerator.",
+    "callbacks",
+    "trainer.max_",
+    "trainer.log_",
+    "trainer.micro_",
+)
 """Keys that a resumed run may hold other values of; any other would make it another run."""
 
 

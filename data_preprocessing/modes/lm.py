@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_preprocessing.modes import ModeConfig
+from data_preprocessing.modes import Encoded, ModeConfig
+from data_preprocessing.readers import Document
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ class LmMode(ModeConfig):
 
     kind: Literal["lm"] = "lm"
 
-    def encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Encoded]:
         end = np.array([tokenizer.end_of_document_id], dtype=np.uint32)
-        return [np.concatenate((ids, end)) for ids in tokenizer.encode_batch(texts)]
+        texts = [document.text for document in documents]
+        return [Encoded(np.concatenate((ids, end))) for ids in tokenizer.encode_batch(texts)]

@@ -31,10 +31,15 @@ class Place(NamedTuple):
 
 
 class Document(NamedTuple):
-    """One text and where it was found."""
+    """One text and where it was found. Most readers give it in one part; a mode may ask for several."""
 
-    text: str
+    parts: tuple[str, ...]
     place: Place
+
+    @property
+    def text(self) -> str:
+        """The parts, joined with nothing between them."""
+        return "".join(self.parts)
 
 
 class Rejected(NamedTuple):
@@ -56,11 +61,20 @@ def _one_or_many(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+OneOrMany = BeforeValidator(_one_or_many)
+"""Annotates a tuple field whose single value may be written without a list."""
+
+
 class ReaderConfig(Config):
     """What every reader is told. A kind adds its options and `read`."""
 
-    paths: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+    paths: Annotated[tuple[str, ...], OneOrMany, Field(min_length=1)]
     """Files to read, in this order; one path or a list. `*`, `?`, `[…]` and `**` match, sorted by name."""
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of every document that `read` gives."""
+        return 1
 
     def files(self, base_dir: Path) -> list[str]:
         """The files to read, each once, named as `paths` names them (relative to base_dir, or absolute).

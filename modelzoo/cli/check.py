@@ -1,9 +1,14 @@
 """`modelzoo check`: every error of the named configs at once, without torch."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import split_overrides
+
+if TYPE_CHECKING:
+    from modelzoo.run_config import RunConfig
 
 
 def command(
@@ -29,7 +34,7 @@ def command(
         raise UserError("\n".join(failures))
 
 
-def data_notes(config: "RunConfig") -> list[str]:  # type: ignore[name-defined]  # noqa: F821
+def data_notes(config: "RunConfig") -> list[str]:
     """What the run still needs from the disk; what is there already is checked against the config."""
     from pathlib import Path
 

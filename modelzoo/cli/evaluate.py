@@ -70,21 +70,22 @@ def run(
         raise UserError(f"--seq-len {length}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")
     dataset = TokenDataset(data, split, length)
     dataset.check_against(load_tokenizer(folder), config.model.vocab_size)
+    if compressors and dataset.bytes_per_token is None:
+        raise UserError(f"{data}: has a loss mask, so only part of its text is predicted; leave --compressors out")
     model = load_model(folder, str(accelerator.device))
     total = dataset.num_tokens if max_batches is None else min(dataset.num_tokens, max_batches * batch_size * length)
     with counting("evaluating", total, "tokens") as advance:
         batches = dataset.evaluation_batches(batch_size, max_batches)
         result = evaluate_loss(model, batches, accelerator, on_batch=advance)
     assert result is not None
-    bytes_per_token = dataset.num_bytes / dataset.num_tokens
     numbers: dict[str, Any] = {
         "checkpoint": str(folder),
         "data": str(data),
         "split": split,
         "documents": dataset.num_documents,
         "tokens": result[1],
-        "bytes_per_token": bytes_per_token,
-        **loss_metrics(*result, bytes_per_token),
+        "bytes_per_token": dataset.bytes_per_token,
+        **loss_metrics(*result, dataset.bytes_per_token),
     }
     if compressors:
         numbers |= compressed_bits_per_byte(dataset, load_tokenizer(folder))
@@ -115,8 +116,9 @@ def describe(numbers: dict[str, Any]) -> str:
         f"{numbers['checkpoint']} on {numbers['data']} ({numbers['split']}, {numbers['tokens']:,} tokens)",
         f"  loss           {numbers['loss']:.4f} nats per token",
         f"  perplexity     {numbers['perplexity']:.2f}",
-        f"  bits per byte  {numbers['bits_per_byte']:.4f}",
     ]
+    if "bits_per_byte" in numbers:
+        lines.append(f"  bits per byte  {numbers['bits_per_byte']:.4f}")
     for name in ("gzip", "xz"):
         if (key := f"{name}_bits_per_byte") in numbers:
             lines.append(f"  {name + ' -9':<14} {numbers[key]:.4f} bits per byte, each document alone")

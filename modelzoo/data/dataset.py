@@ -82,6 +82,11 @@ class TokenDataset:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
 
+    @property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text for each token; None where a loss mask leaves part of the text out of the loss."""
+        return None if self._has_loss_mask else self.num_bytes / self.num_tokens
+
     def check_against(self, tokenizer: Fingerprint | None, vocab_size: int) -> None:
         """Refuse data of another tokenizer, or ids that the model's `vocab_size` rows do not cover.
 

@@ -41,10 +41,10 @@ class TrainingData(Protocol):
 
 
 class ValidationData(Protocol):
-    """A fixed set of sequences, in order, and the bytes of text its tokens stand for."""
+    """A fixed set of sequences, in order, and the bytes of text a token stands for, where that is known."""
 
-    num_tokens: int
-    num_bytes: int
+    @property
+    def bytes_per_token(self) -> float | None: ...
 
     def evaluation_batches(self, batch_size: int, max_batches: int | None = None) -> Iterator[Batch]: ...
 
@@ -173,8 +173,7 @@ class Trainer:
         self.model.train()
         if total is None:
             return None
-        bytes_per_token = self.validation.num_bytes / self.validation.num_tokens
-        return loss_metrics(*total, bytes_per_token)
+        return loss_metrics(*total, self.validation.bytes_per_token)
 
     # ------------------------------------------------------------------ numbers
 
@@ -319,11 +318,13 @@ def evaluate_loss(
     return loss_sum, num_tokens
 
 
-def loss_metrics(loss_sum: float, num_tokens: int, bytes_per_token: float) -> dict[str, float]:
-    """Loss in nats a token, perplexity, and bits per byte of UTF-8 text (independent of the vocabulary)."""
+def loss_metrics(loss_sum: float, num_tokens: int, bytes_per_token: float | None) -> dict[str, float]:
+    """Loss in nats a token, perplexity, and bits per byte of UTF-8 text (independent of the vocabulary).
+
+    No bits per byte where `bytes_per_token` is None: the loss is then that of a part of the text.
+    """
     loss = loss_sum / max(1, num_tokens)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss / math.log(2) / bytes_per_token,
-    }
+    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    if bytes_per_token is not None:
+        metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
+    return metrics

@@ -59,6 +59,38 @@ def test_jsonl():
     assert texts(read(b'{"body": "x"}', kind="jsonl", text_key="body")) == ["x"]
 
 
+def test_jsonl_with_several_keys():
+    lines = [{"b": "two", "a": "one "}, {"a": "", "b": "b"}, {"a": "a", "b": ""}, {"a": "", "b": ""}]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    *items, empty = read(content, kind="jsonl", text_key=["a", "b"])
+    assert [item.parts for item in items] == [("one ", "two"), ("", "b"), ("a", "")]
+    assert texts(items) == ["one two", "b", "a"]
+    assert empty == Rejected(Place("f", "line", 4), "empty", "'a', 'b' are empty", len(json.dumps(lines[3])))
+    assert read(content, kind="jsonl", text_key=["b", "a"])[0].parts == ("two", "one ")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        ('{"a": "x", "id": 1}', "missing key", "no key 'b'; it has 'a', 'id'"),
+        ('{"id": 1}', "missing key", "no key 'a', 'b'; it has 'id'"),
+        ('{"a": "x", "b": ["y"]}', "not a string", "'b' is [\"y\"]; expected a string"),
+        ("[]", "not an object", "expected an object with the keys 'a', 'b'"),
+    ],
+)
+def test_jsonl_broken_line_with_several_keys(line, reason, detail):
+    (bad,) = read(line.encode(), kind="jsonl", text_key=["a", "b"])
+    assert bad == Rejected(Place("f", "line", 1), reason, detail, len(line))
+
+
+def test_a_single_key_is_written_as_it_was_before_lists():
+    for key in ("text", ["text"]):
+        assert reader(kind="jsonl", text_key=key).model_dump(mode="json")["text_key"] == "text"
+    several = reader(kind="jsonl", text_key=["a", "b"])
+    assert several.model_dump(mode="json")["text_key"] == ["a", "b"]
+    assert reader(**several.model_dump()) == several
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "detail"),
     [
@@ -138,6 +170,13 @@ def test_directory(tmp_path):
 
 
 def test_settings_that_are_wrong():
-    for wrong in ({"kind": "text", "separator": ""}, {"kind": "directory"}, {"kind": "text", "paths": []}):
+    for wrong in (
+        {"kind": "text", "separator": ""},
+        {"kind": "directory"},
+        {"kind": "text", "paths": []},
+        {"kind": "jsonl", "text_key": []},
+        {"kind": "jsonl", "text_key": ["a", 1]},
+        {"kind": "jsonl", "text_key": ["a", "b", "a"]},
+    ):
         with pytest.raises(ValidationError):
             reader(**wrong)

@@ -190,6 +190,7 @@ def test_evaluation_covers_every_token_of_the_split_once(dataset, tmp_path):
     for metrics in by_size[1:]:
         assert metrics["loss"] == pytest.approx(by_size[0]["loss"], rel=1e-6)
     data = trainer.validation
+    assert data.bytes_per_token == data.num_bytes / data.num_tokens
     nats = by_size[0]["loss"] * data.num_tokens
     assert by_size[0]["bits_per_byte"] == pytest.approx(nats / math.log(2) / data.num_bytes)
     assert by_size[0]["perplexity"] == pytest.approx(math.exp(by_size[0]["loss"]))
@@ -286,3 +287,29 @@ def test_tensorboard_and_the_plot_are_written(dataset, tmp_path):
     assert {"validation/loss", "validation/bits_per_byte", "train/lr"} <= set(events.Tags()["scalars"])
     assert (trainer.run_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert not list(trainer.run_dir.glob("*partial*"))
+
+
+def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
+    from data_preprocessing import pipeline
+    from data_preprocessing.config import PreprocessConfig
+    from tests.samples import small_tokenizer
+
+    small_tokenizer().save(tmp_path / "tokenizer.json")
+    lines = [json.dumps({"prompt": f"what is {i}? ", "completion": "the cat " * (1 + i % 5)}) for i in range(80)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    settings = {
+        "name": "pairs",
+        "reader": {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": ["prompt", "completion"]},
+        "mode": {"kind": "prompt_completion"},
+        "tokenizer": "tokenizer.json",
+        "output": "pairs",
+        "validation_fraction": 0.3,
+    }
+    output = pipeline.run(PreprocessConfig.model_validate(settings), tmp_path).output
+    trainer = launch(small_config(output, tmp_path, "trainer.micro_batch_size=2"))
+    trainer.train()
+    batch = trainer.data.batch(0)
+    assert 0 < batch["loss_mask"].sum() < batch["loss_mask"].size
+    metrics = trainer.evaluate(4)
+    assert set(metrics) == {"loss", "perplexity"}
+    assert losses(trainer)[-1] < losses(trainer)[0]

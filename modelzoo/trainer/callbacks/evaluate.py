@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateConfig(CallbackConfig):
-    """Publishes `validation_loss`, `validation_perplexity` and `validation_bits_per_byte`."""
+    """Publishes `validation_loss`, `validation_perplexity`, and `validation_bits_per_byte` of plain text."""
 
     kind: Literal["evaluate"] = "evaluate"
     every_steps: Annotated[int, Field(gt=0)] | None = None

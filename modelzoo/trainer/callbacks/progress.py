@@ -53,10 +53,10 @@ class Progress(Callback):
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         if "validation_loss" in record:
-            self.console.print(
-                f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}, "
-                f"{record['validation_bits_per_byte']:.4f} bits per byte"
-            )
+            line = f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
+            if "validation_bits_per_byte" in record:
+                line += f", {record['validation_bits_per_byte']:.4f} bits per byte"
+            self.console.print(line)
         elif self.bar is not None:
             numbers = f"loss {record['loss']:.3f} · {record['tokens_per_second']:,.0f} tok/s"
             self.bar.update(self.task, numbers=numbers)
