@@ -49,7 +49,8 @@ def build_run(config: RunConfig) -> Trainer:
             "smaller values of these two"
         )
     model = GPT(config.model, seed=config.seed)
-    if config.continue_from is not None:
+    resumed = any((run_dir_of(config) / "checkpoints").glob("step_*"))  # then the base is no longer needed
+    if config.continue_from is not None and not resumed:
         _start_from(model, Path(config.continue_from), data)
     model.to(accelerator.device)
     if accelerator.compile:

@@ -21,7 +21,7 @@ def command(
         None, min=0.0, max=1.0, help="Draw from the likeliest tokens of this total mass; 0.95 unless greedy."
     ),
     seed: int = typer.Option(0, min=0, help="Equal seeds give equal text."),
-    device: str = typer.Option("cpu", help="cpu, cuda, mps, xpu, auto."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
     as_json: bool = typer.Option(False, "--json", help="For programs: nothing is streamed."),
 ) -> None:
     """Continue a prompt; stops at the end of a document, or at the model's longest context."""
@@ -52,7 +52,7 @@ def run(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     stream: bool = True,
 ) -> tuple[str, int]:
     """The continuation, and how many tokens it took. Streams prompt and continuation to standard output."""

@@ -38,7 +38,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     Raises UserError where the disk is full; whatever goes wrong, no partial folder stays.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left_over in folder.parent.glob(".step_*"):  # by a killed process
+        shutil.rmtree(left_over)
     try:
         partial.mkdir(parents=True)
         for name, group in tensors.items():
@@ -51,8 +52,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
             _sync(path)
-        if folder.exists():  # the same step, saved by an earlier run of this folder
-            shutil.rmtree(folder)
+        if folder.exists():  # the same step, saved before
+            remove_checkpoint(folder)
         partial.rename(folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
@@ -65,6 +66,13 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint. It leaves its name first, so that a kill cannot leave half of it there."""
+    leaving = folder.with_name(f".{folder.name}.removed")
+    folder.rename(leaving)
+    shutil.rmtree(leaving)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:

@@ -94,3 +94,13 @@ def test_a_disk_too_small_for_a_checkpoint_is_noticed_before_training(dataset, t
     with pytest.raises(UserError, match="0 MiB are free, a checkpoint takes"):
         trainer.train()
     assert trainer.step == 0
+
+
+def test_what_a_killed_process_left_is_swept_and_never_taken_for_a_checkpoint(tmp_path):
+    write(tmp_path, 1)
+    for name in (".step_00000002.partial", ".step_00000001.removed"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert latest_checkpoint(tmp_path)[0].name == "step_00000001"
+    write(tmp_path, 1, value=2.0)  # the same step again
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    assert torch.equal(read_tensors(latest_checkpoint(tmp_path)[0], "model")["w"], torch.full((3,), 2.0))

@@ -49,8 +49,10 @@ class Checkpoint(Callback):
             self._save(trainer)
 
     def _save(self, trainer: "Trainer") -> None:
+        from modelzoo.trainer.checkpoint import remove_checkpoint
+
         folder = trainer.save_checkpoint()
         self.saved_step = trainer.step
         if self.config.keep_last is not None:
             for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_last]:
-                shutil.rmtree(old)
+                remove_checkpoint(old)
