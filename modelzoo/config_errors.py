@@ -100,9 +100,23 @@ def describe_all(error: ValidationError, schema: type[Config], data: Any, proven
     hinges = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b") if names else None
     rest = without(data, [path for path, _ in problems])
     relations = [*_problems_within(schema, rest), *schema.cross_problems(_valid_sections(schema, rest))]
-    problems += [p for p in relations if not (hinges and hinges.search(p.message))]
+    for problem in relations:
+        if not (hinges and hinges.search(problem.message)):
+            others = _places_of_others(problem, provenance)
+            problems.append(problem._replace(message=problem.message + others))
     lines = [describe(path, message, value_at(data, path), provenance) for path, message in problems]
     return list(dict.fromkeys(lines))
+
+
+def _places_of_others(problem: Problem, provenance: Provenance) -> str:
+    """Where the other keys stand that a problem names as `key=value`: the mistake may be theirs."""
+    here = provenance.locate(problem.path)
+    lines = []
+    for name in dict.fromkeys(re.findall(r"\b(\w+)=", problem.message)):
+        place = provenance.places.get((*problem.path[:-1], name))
+        if place is not None and place != here:
+            lines.append(f"\n({name}: {place})")
+    return "".join(lines)
 
 
 def _problems_within(schema: type[Config], data: Any) -> Iterable[Problem]:
@@ -151,13 +165,6 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     by_lower = {candidate.lower(): candidate for candidate in allowed}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
-
-
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean X?`, or the whole list where it is short or nothing is close."""
-    names = list(allowed)
-    close = nearest(name, names)
-    return f"; did you mean {close}?" if close else f"; there is: {', '.join(names)}"
 
 
 def dotted(path: Path) -> str:
@@ -215,7 +222,9 @@ def _message(entry: dict[str, Any], path: Path, owner: type[Config] | None, sche
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "must be a section: keys and values, indented below it"
     if kind == "union_tag_not_found":
-        return "`kind` is required here"
+        return "`kind` is required here: it says which of several this section is"
+    if kind == "string_pattern_mismatch" and path == ("name",):
+        return "must start with a letter or a digit and go on with letters, digits, dots, dashes, underscores"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"must be one of {', '.join(tags)}" + _closest(context["tag"], tags)
@@ -224,7 +233,7 @@ def _message(entry: dict[str, Any], path: Path, owner: type[Config] | None, sche
         return f"must be one of {', '.join(filter(None, allowed))}" + _closest(entry["input"], allowed)
     if kind == "tuple_type":
         return "must be a list: [a, b]"
-    message = str(entry["msg"]).replace("Input should be", "must be")
+    message = re.sub(r"^(Input|String|Tuple|List|Dictionary) should ", "must ", str(entry["msg"]))
     if isinstance(entry["input"], str) and kind in ("int_type", "float_type", "bool_type"):
         message += "; it was written as text (remove the quotes, or check the spelling of the number)"
     return message
@@ -238,14 +247,21 @@ def _closest(given: Any, allowed: list[str]) -> str:
 def _unknown_key(path: Path, owner: type[Config] | None, schema: type[Config]) -> str:
     name = OTHER_NAMES.get(str(path[-1]), str(path[-1]))
     siblings = list(owner.model_fields) if owner is not None else []
-    elsewhere = [p for p in all_paths(schema) if p[-1] == name and p != path]
+    if name == "default":
+        return "unknown key; did you mean defaults?"
+    if "." in name:
+        return "unknown key; in a YAML each section stands on a line of its own, with its keys indented below"
+    known = list(all_paths(schema))
+    if path in known:
+        return f"unknown key for this kind; allowed here: {', '.join(siblings)}"
+    elsewhere = [p for p in known if p[-1] == name]
     if name in siblings:  # the name another system gives it
         return f"unknown key; here it is called {name}"
     if elsewhere:
         return f"unknown key; did you mean {dotted(elsewhere[0])}?"
     if close := nearest(name, siblings):
         return f"unknown key; did you mean {close}?"
-    by_leaf = {str(p[-1]): p for p in reversed(list(all_paths(schema)))}
+    by_leaf = {str(p[-1]): p for p in reversed(known)}
     if close := nearest(name, by_leaf):
         return f"unknown key; did you mean {dotted(by_leaf[close])}?"
     return f"unknown key; allowed here: {', '.join(siblings)}"

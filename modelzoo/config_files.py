@@ -6,10 +6,10 @@ one are several times faster, and leave the defaults list, from which each key's
 """
 
 import os
+import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from modelzoo.base_config import Config, UserError
 from modelzoo.config_errors import ConfigError, Provenance, describe_all, nearest
 from modelzoo.config_errors import Path as KeyPath
+from modelzoo.yaml_source import check_sources, display, key_lines, yaml_message
 
 C = TypeVar("C", bound=Config)
 
@@ -92,7 +93,8 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     """Compose a shipped config, or a user's YAML that may build on shipped ones, with hydra overrides."""
     folder, name = _find(name_or_path)
     repository = CachingConfigRepository(ConfigRepository(_search_path(folder)))
-    origin = _display(Path(folder, f"{name}.yaml"))
+    origin = display(Path(folder, f"{name}.yaml"))
+    places: dict[KeyPath, str] = {}
     try:
         parsed = [_or_add(o, repository) for o in _parse_overrides(overrides)]
         with warnings.catch_warnings(action="ignore"):  # of a missing `_self_`, which is an error below
@@ -100,13 +102,19 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
                 repo=repository, config_name=name, overrides_list=parsed, prepend_hydra=False, skip_missing=False
             )
         sources = _sources(defaults, repository)
-        _check_self_comes_last(file for file, _ in sources)
+        check_sources(sources)
         loader = ConfigLoaderImpl(_search_path(folder))
         merged = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
         ConfigLoaderImpl._apply_overrides_to_config(defaults.config_overrides, merged)
+        places = _places(sources, repository, parsed)
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            lines = [f"{places.get(tuple(k.split('.')), origin)}: {k} = ???\n    needs a value" for k in missing]
+            raise UserError("\n".join(lines))
         data = OmegaConf.to_container(merged, resolve=True)
+    except RecursionError:
+        raise UserError(f"{origin}: includes itself through its defaults; rename it, or drop that entry") from None
     except yaml.YAMLError as error:
-        raise UserError(_yaml_message(error, origin)) from None
+        raise UserError(yaml_message(error, origin)) from None
     except MissingConfigException as error:
         raise UserError(_missing_message(error, overrides, origin)) from None
     except UnicodeDecodeError as error:
@@ -114,9 +122,9 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     except (HydraException, ConfigLoadError, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{origin}: {_hydra_message(error)}") from None
+        raise UserError(_hydra_message(error, origin, places)) from None
     assert isinstance(data, dict)
-    provenance = Provenance(origin, _places(sources, repository, parsed))
+    provenance = Provenance(origin, places)
     choices = {str(k): v for k, v in defaults.overrides.known_choices.items()}
     return Composed({str(k): v for k, v in data.items()}, provenance, choices)
 
@@ -208,62 +216,16 @@ def _places(
     places: dict[KeyPath, str] = {}
     for file, section in sources:
         if section:
-            places[section] = f"{_display(file)}:1"
+            places[section] = f"{display(file)}:1"
         for path, line in key_lines(file):
             if path[0] != "defaults":
-                places[section + path] = f"{_display(file)}:{line}"
+                places[section + path] = f"{display(file)}:{line}"
     for override in overrides:
         if not repository.group_exists(override.key_or_group):
             keys = tuple(override.key_or_group.split("."))
             places = {path: place for path, place in places.items() if path[: len(keys)] != keys}
             places[keys] = f"command line, {override.input_line}"
     return places
-
-
-def _check_self_comes_last(files: Iterable[Path]) -> None:
-    """Without `_self_` at the end of its defaults list, hydra lets the listed files override a file's own keys."""
-    for file in files:
-        root = _document(file)
-        for key, listed in root.value if isinstance(root, yaml.MappingNode) else ():
-            if key.value == "defaults" and listed.value and listed.value[-1].value != "_self_":
-                raise UserError(
-                    f"{_display(file)}:{key.start_mark.line + 1}: defaults\n    must end with `- _self_`; otherwise "
-                    "the files listed override what this file says"
-                )
-
-
-@cache
-def _document(file: Path) -> yaml.Node | None:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
-
-
-@cache
-def key_lines(file: Path) -> list[tuple[KeyPath, int]]:
-    """Every key of a YAML file, as a path, with its line (1 is the first)."""
-    return list(_walk(_document(file), ()))
-
-
-def _walk(node: yaml.Node | None, prefix: KeyPath) -> Iterator[tuple[KeyPath, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*prefix, key.value)
-            yield path, key.start_mark.line + 1
-            yield from _walk(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*prefix, index), value.start_mark.line + 1
-            yield from _walk(value, (*prefix, index))
-
-
-def _yaml_message(error: yaml.YAMLError, origin: str) -> str:
-    mark = getattr(error, "problem_mark", None)
-    reason = " ".join(str(getattr(error, "problem", error)).split())
-    if mark is None:
-        return f"{origin}: not valid YAML: {reason}"
-    file = mark.name if str(mark.name).endswith(".yaml") else origin
-    place = f"{_display(Path(file))}:{mark.line + 1}"
-    return f"{place}: not valid YAML: {reason} (column {mark.column + 1}); mind the indentation and the colons"
 
 
 def _missing_message(error: MissingConfigException, overrides: Sequence[str], origin: str) -> str:
@@ -280,16 +242,22 @@ def _missing_message(error: MissingConfigException, overrides: Sequence[str], or
     return f"{place}: {what}{f'; did you mean {close}?' if close else ''} There is: {', '.join(options)}"
 
 
-def _hydra_message(error: Exception) -> str:
-    """hydra's explanation without its search path dump."""
+GROUP_NOT_LISTED = re.compile(r"Could not override '([^']+)'")
+
+
+def _hydra_message(error: Exception, origin: str, places: Mapping[KeyPath, str]) -> str:
+    """hydra's or OmegaConf's explanation at its place, without the search path and the internals."""
+    key = getattr(error, "full_key", None)
+    if isinstance(key, str) and tuple(key.split(".")) in places:
+        origin = f"{places[tuple(key.split('.'))]}: {key}"
     text = str(error).split("\nSearch path")[0].split("\nConfig search path")[0]
-    return "\n    ".join(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _display(file: Path) -> str:
-    """A path as the user would type it: relative where that is shorter."""
-    try:
-        relative = os.path.relpath(file)
-    except ValueError:  # another drive
-        return str(file)
-    return relative if len(relative) < len(str(file)) else str(file)
+    if unlisted := GROUP_NOT_LISTED.search(text):
+        groups = sorted(path.name for path in configs_dir().iterdir() if path.is_dir())
+        close = nearest(unlisted[1], groups)
+        return (
+            f"{origin}: no file of the group {unlisted[1]} is chosen in the defaults, so there is nothing to override"
+            + (f"; did you mean {close}?" if close and close != unlisted[1] else f"; groups: {', '.join(groups)}")
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return f"{origin}: " + "\n    ".join(kept)

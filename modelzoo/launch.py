@@ -68,7 +68,7 @@ def build_run(config: RunConfig) -> Trainer:
         data=BatchLoader(data, config.trainer.global_batch_size, config.seed),
         validation=validation,
         accelerator=accelerator,
-        callbacks=[callback.build() for callback in config.callbacks.values()],
+        callbacks=[callback.build() for callback in config.callbacks.values() if callback is not None],
         run_dir=run_dir_of(config),
         tokens_per_step=config.tokens_per_step,
         documents={

@@ -36,7 +36,8 @@ class RunConfig(Config):
     schedule: AnySchedule
     trainer: TrainerConfig
     accelerator: AcceleratorConfig = AcceleratorConfig()
-    callbacks: dict[str, AnyCallback] = {}  # noqa: RUF012 (pydantic copies defaults)
+    callbacks: dict[str, AnyCallback | None] = {}  # noqa: RUF012 (pydantic copies defaults)
+    """By a name of your choice; null drops one that an included file brings."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -101,7 +102,7 @@ def _split_differs(data: DataConfig) -> Iterator[Problem]:
         )
 
 
-def _evaluation_has_data(callbacks: dict[str, AnyCallback], data: DataConfig) -> Iterator[Problem]:
+def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
     for name, callback in callbacks.items():
         if getattr(callback, "kind", None) == "evaluate" and data.validation is None:
             yield Problem(

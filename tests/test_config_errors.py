@@ -46,13 +46,13 @@ MISTAKES = [
     ),
     ("model:\n  position: {kind: rotry}\n", "mine.yaml:6: model.position.kind = 'rotry'", "did you mean rotary?"),
     ("model:\n  mup: {base_hidden_size: 64}\n", "mine.yaml:6: model.mup.base_ffn_size", "required"),
-    ("model: 3\n", "mine.yaml:5: model = 3", "must be a section"),
+    ("model: 3\n", "mine.yaml:5: model = '3'", "must be a section"),
     ("data:\n  seq_len: 513\n", "mine.yaml:6: data.seq_len = 513", "max_seq_len=512"),
     ("data:\n  validation: {split: train}\n", "mine.yaml:6: data.validation", "measure memory"),
     ("data:\n  validation: null\n", "callbacks.evaluate", "needs data.validation"),
     ("optimizer:\n  lr: 0\n", "mine.yaml:6: optimizer.lr = 0", "greater than 0"),
     ("optimizer:\n  lr: 0.5\n", "mine.yaml:6: optimizer.lr = 0.5", "too large for AdamW"),
-    ("optimizer:\n  betas: [0.9, 0.95, 0.99]\n", "mine.yaml:6: optimizer.betas", "at most 2 items"),
+    ("optimizer:\n  betas: [0.9, 0.95, 0.99]\n", "mine.yaml:6: optimizer.betas", "must have at most 2 items"),
     ("trainer:\n  max_tokens: 1000.5\n", "mine.yaml:6: trainer.max_tokens = 1000.5", "valid integer"),
     ("optimizer:\n  lr: 1,5e-4\n", "mine.yaml:6: optimizer.lr = '1,5e-4'", "written as text"),
     ("optimizer:\n  lr: .inf\n", "mine.yaml:6: optimizer.lr = inf", "finite"),
@@ -74,6 +74,19 @@ MISTAKES = [
     ("accelerator:\n  device: gpu\n", "mine.yaml:6: accelerator.device = 'gpu'", "must be one of auto, cpu, cuda"),
     ("model:\n  _target_: os.system\n", "mine.yaml:6: model._target_ = 'os.system'", "unknown key"),
     ("seed: -1\n", "mine.yaml:5: seed = -1", "greater than or equal to 0"),
+    ("model:\n  hidden_size: 385\n", "(hidden_size: mine.yaml:6)", "use 5 or 7"),
+    ("model:\n  num_layers: 0100\n", "mine.yaml:6: model.num_layers = 0100", "base 8 or 60"),
+    ("schedule: wsd\n", "mine.yaml:5: schedule = 'wsd'", "write `- override schedule: …` in defaults"),
+    ("model:\n  position: rotary\n", "mine.yaml:6: model.position = 'rotary'", "must be a section"),
+    ("data:\n  train: [a, b]\n", "mine.yaml:6: data.train", "must be a section"),
+    ("model:\n  position: {kind: learned}\n", "model.position.style", "unknown key for this kind"),
+    ("schedule: {kind: constant, decay_steps: 3}\n", "mine.yaml:5: schedule.decay_steps", "unknown key for this kind"),
+    ("model.num_layers: 3\n", "mine.yaml:5: model.num_layers = 3", "each section stands on a line of its own"),
+    ("optimizer:\n  betas: 0.9\n", "mine.yaml:6: optimizer.betas = 0.9", "must be a list"),
+    ("model:\n  hidden_size: ${foo.bar}\n", "mine.yaml:6: model.hidden_size", "'foo.bar' not found"),
+    ("seed: ???\n", "mine.yaml:5: seed = ???", "needs a value"),
+    ("trainer:\n  max_tokens: 1e30\n", "mine.yaml:6: trainer.max_tokens = 1e+30", "less than or equal to"),
+    ("seed: 1.5\n", "mine.yaml:5: seed = 1.5", "valid integer"),
     ("name: again\n", "mine.yaml:5", "duplicate key name"),
     ("model:\n  hidden_size: [3\nseed: 1\n", "mine.yaml:7", "not valid YAML"),
     ("\tseed: 1\n", "mine.yaml:5", "not valid YAML"),
@@ -194,6 +207,24 @@ def test_a_defaults_list_that_would_override_the_file_itself_is_refused(tmp_path
     message = message_of(tmp_path, "", head=f"seed: 3\ndefaults:\n{entries}name: mine\n")
     assert "mine.yaml:2: defaults" in message
     assert "must end with `- _self_`" in message
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ("  - mine\n  - _self_\n", "includes itself"),
+        ("  - gptj_tiny\n  - override schedul: wsd\n  - _self_\n", "did you mean schedule?"),
+        ("  - 3\n  - _self_\n", "Unsupported type in defaults"),
+    ],
+)
+def test_a_broken_defaults_list_is_explained(tmp_path, defaults, message):
+    assert message in message_of(tmp_path, "", head=f"defaults:\n{defaults}name: mine\n")
+
+
+def test_null_drops_a_callback(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(HEAD + "callbacks:\n  tensorboard: null\n")
+    assert load_run_config(str(path)).callbacks["tensorboard"] is None
 
 
 def test_counts_of_tokens_may_be_written_as_floats():

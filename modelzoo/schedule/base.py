@@ -7,8 +7,7 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, FromFloat, Problem
 
-Count = Annotated[int, Field(ge=0)]
-TokenCount = Annotated[int, FromFloat, Field(ge=0)]
+Count = Annotated[int, FromFloat, Field(ge=0, le=10**18)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -17,7 +16,7 @@ class ScheduleConfig(Config):
 
     warmup_steps: Count | None = None
     """Steps of linear warm-up. Give this or `warmup_tokens`; neither is no warm-up."""
-    warmup_tokens: TokenCount | None = None
+    warmup_tokens: Count | None = None
     """Tokens of linear warm-up, rounded up to whole steps."""
 
     def factor(self, step: int, total_steps: int, tokens_per_step: int) -> float:

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, TokenCount, decay_progress
+from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, decay_progress
 
 
 class CosineConfig(ScheduleConfig):
@@ -12,7 +12,7 @@ class CosineConfig(ScheduleConfig):
     kind: Literal["cosine"] = "cosine"
     decay_steps: Count | None = None
     """Steps of decay after the warm-up. Neither this nor `decay_tokens`: until the run's end."""
-    decay_tokens: TokenCount | None = None
+    decay_tokens: Count | None = None
     """Tokens of decay after the warm-up."""
     final_lr_ratio: Fraction = 0.1
     """Final learning rate as a fraction of `optimizer.lr`."""

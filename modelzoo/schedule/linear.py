@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, TokenCount, decay_progress
+from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, decay_progress
 
 
 class LinearConfig(ScheduleConfig):
@@ -11,7 +11,7 @@ class LinearConfig(ScheduleConfig):
     kind: Literal["linear"] = "linear"
     decay_steps: Count | None = None
     """Steps of decay after the warm-up. Neither this nor `decay_tokens`: until the run's end."""
-    decay_tokens: TokenCount | None = None
+    decay_tokens: Count | None = None
     """Tokens of decay after the warm-up."""
     final_lr_ratio: Fraction = 0.0
     """Final learning rate as a fraction of `optimizer.lr`."""

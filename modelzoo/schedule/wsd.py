@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, TokenCount, in_steps
+from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, in_steps
 
 
 class WSDConfig(ScheduleConfig):
@@ -14,7 +14,7 @@ class WSDConfig(ScheduleConfig):
     kind: Literal["wsd"] = "wsd"
     decay_steps: Count | None = None
     """Steps of the final decay. Give this or `decay_tokens`; neither: the last tenth of the run."""
-    decay_tokens: TokenCount | None = None
+    decay_tokens: Count | None = None
     """Tokens of the final decay."""
     final_lr_ratio: Fraction = 0.0
     """Final learning rate as a fraction of `optimizer.lr`."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, FromFloat, Problem
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, FromFloat, Field(gt=0, le=10**18)]
 
 
 class TrainerConfig(Config):
@@ -19,7 +19,7 @@ class TrainerConfig(Config):
     """Sequences per forward pass; null takes the whole batch at once. Changes memory, not the result."""
     max_steps: Positive | None = None
     """Optimizer updates in the run. Give this or `max_tokens`."""
-    max_tokens: Annotated[int, FromFloat, Field(gt=0)] | None = None
+    max_tokens: Positive | None = None
     """Tokens in the run, rounded up to whole updates."""
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest L2 norm of all gradients together; null does not clip."""
