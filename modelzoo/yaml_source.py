@@ -1,6 +1,5 @@
 """YAML files as text: on which line each key stands, and what YAML or hydra would silently take otherwise."""
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -90,9 +89,8 @@ def yaml_message(error: yaml.YAMLError, origin: str) -> str:
 
 
 def display(file: Path) -> str:
-    """A path as the user would type it: relative where that is shorter."""
+    """A path as the user would type it: relative where it lies below the working directory."""
     try:
-        relative = os.path.relpath(file)
-    except ValueError:  # another drive
+        return str(file.relative_to(Path.cwd()))
+    except ValueError:
         return str(file)
-    return relative if len(relative) < len(str(file)) else str(file)

@@ -147,7 +147,8 @@ def test_a_reader_of_other_parts_is_refused_before_the_run(reader, found):
     config("lm", reader=reader)
 
 
-def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path):
+def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.yaml"
     path.write_text(
         "name: t\nreader:\n  kind: text\n  paths: a.txt\nmode:\n  kind: prompt_completion\n"
@@ -155,7 +156,7 @@ def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path):
     )
     with pytest.raises(UserError) as caught:
         load_config(PreprocessConfig, str(path), [])
-    assert f"{path}:6: mode.kind = 'prompt_completion'\n    needs documents of 2 parts" in str(caught.value)
+    assert "mine.yaml:6: mode.kind = 'prompt_completion'\n    needs documents of 2 parts" in str(caught.value)
     assert f"{path}:9: shard_tokens = 0" in str(caught.value)
 
 
