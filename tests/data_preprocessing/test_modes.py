@@ -157,7 +157,7 @@ def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path, monkeypatch)
     with pytest.raises(UserError) as caught:
         load_config(PreprocessConfig, str(path), [])
     assert "mine.yaml:6: mode.kind = 'prompt_completion'\n    needs documents of 2 parts" in str(caught.value)
-    assert f"{path}:9: shard_tokens = 0" in str(caught.value)
+    assert "mine.yaml:9: shard_tokens = 0" in str(caught.value)
 
 
 def test_the_shipped_yaml():
