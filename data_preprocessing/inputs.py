@@ -32,9 +32,12 @@ def find_inputs(reader: ReaderConfig, base_dir: Path) -> list[InputFile]:
         UserError: see `ReaderConfig.files`; or a file may not be read.
     """
     try:
+        for name in (names := reader.files(base_dir)):
+            if not name.isprintable() and name.encode(errors="replace").decode() != name:
+                raise UserError(f"reader.paths: {name!r}: the name is not UTF-8, as the manifest needs it; rename it")
         return [
             InputFile(path=name, size=(base_dir / name).stat().st_size, sha256=file_sha256(base_dir / name))
-            for name in reader.files(base_dir)
+            for name in names
         ]
     except PermissionError as error:
         raise UserError(f"reader.paths: {error.filename}: may not be read; change its permissions") from error

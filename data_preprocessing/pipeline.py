@@ -1,6 +1,5 @@
 """Text to a dataset directory: read, draw the split, encode in batches, write, account, rename."""
 
-import errno
 import hashlib
 import json
 import os
@@ -29,11 +28,11 @@ from modelzoo.data.schema import (
     token_dtype,
     write_manifest,
 )
+from modelzoo.files import OUT_OF_SPACE, exclusive
 from modelzoo.tokenizer import Tokenizer
 
 BATCH_BYTES = 2**20
 BATCH_DOCUMENTS = 8192
-OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Summary(NamedTuple):
@@ -61,22 +60,23 @@ def run(
     tokenizer = Tokenizer.load(base_dir / config.tokenizer)
     output = base_dir / config.output
     job = _Job(config, base_dir, tokenizer, find_inputs(config.reader, base_dir), on_progress)
-    if finished := _finished(output, job):
-        return Summary(output, finished, already_done=True)
-    staging = output.with_name(output.name + ".partial")
-    if staging.exists():
-        shutil.rmtree(staging)
-    try:
-        staging.mkdir(parents=True)
-        manifest = job.write(staging)
-        write_manifest(staging, manifest)
-        os.rename(staging, output)
-    except BaseException as error:
-        message = job.out_of_space(error, staging)
-        shutil.rmtree(staging, ignore_errors=True)
-        if message:
-            raise UserError(message) from error
-        raise
+    with exclusive(output.with_name(f".{output.name}.lock"), f"writing {output}"):
+        if finished := _finished(output, job):
+            return Summary(output, finished, already_done=True)
+        staging = output.with_name(output.name + ".partial")
+        if staging.exists():
+            shutil.rmtree(staging)
+        try:
+            staging.mkdir(parents=True)
+            manifest = job.write(staging)
+            write_manifest(staging, manifest)
+            os.rename(staging, output)
+        except BaseException as error:
+            message = job.out_of_space(error, staging)
+            shutil.rmtree(staging, ignore_errors=True)
+            if message:
+                raise UserError(message) from error
+            raise
     return Summary(output, manifest, already_done=False)
 
 

@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigLoadError
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -98,13 +98,21 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     try:
         parsed = [_or_add(o, repository) for o in _parse_overrides(overrides)]
         with warnings.catch_warnings(action="ignore"):  # of a missing `_self_`, which is an error below
+            of_groups = [o for o in parsed if not _is_value_named_like_a_group(o, repository)]
             defaults = create_defaults_list(
-                repo=repository, config_name=name, overrides_list=parsed, prepend_hydra=False, skip_missing=False
+                repo=repository, config_name=name, overrides_list=of_groups, prepend_hydra=False, skip_missing=False
             )
         sources = _sources(defaults, repository)
         check_sources(sources)
         loader = ConfigLoaderImpl(_search_path(folder))
         merged = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repository)
+        for override in parsed:
+            if override not in of_groups:  # `tokenizer=PATH`, beside the group tokenizer/; else a choice mistyped
+                if isinstance(merged.get(override.key_or_group), DictConfig):
+                    group = override.key_or_group
+                    raise MissingConfigException("", f"{group}/{override.value()}", repository.get_group_options(group))
+                override.type = OverrideType.FORCE_ADD
+                defaults.config_overrides.append(override)
         ConfigLoaderImpl._apply_overrides_to_config(defaults.config_overrides, merged)
         places = _places(sources, repository, parsed)
         if missing := sorted(OmegaConf.missing_keys(merged)):
@@ -174,6 +182,8 @@ def _parse_overrides(overrides: Sequence[str]) -> list[Override]:
             override = parser.parse_override(text)
             if not override.key_or_group:
                 raise HydraException("no key")
+            if not override.is_delete() and override.value() == {}:
+                raise HydraException("an empty section is merged and changes nothing; ~key drops one")
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -199,12 +209,22 @@ def _or_add(override: Override, repository: CachingConfigRepository) -> Override
     return override
 
 
+def _is_value_named_like_a_group(override: Override, repository: CachingConfigRepository) -> bool:
+    group, value = override.key_or_group, override.value()
+    return (
+        override.type == OverrideType.CHANGE
+        and repository.group_exists(group)
+        and isinstance(value, str)
+        and not repository.config_exists(f"{group}/{value}")
+    )
+
+
 def _sources(defaults: DefaultsList, repository: CachingConfigRepository) -> list[tuple[Path, KeyPath]]:
     """The files that are merged, in order, each with the section that its keys belong to."""
     found: list[tuple[Path, KeyPath]] = []
     for default in defaults.defaults:
         if default.config_path is not None and (result := repository.load_config(default.config_path)) is not None:
-            file = Path(result.path.removeprefix("file://"), f"{default.config_path}.yaml")
+            file = Path(result.path.removeprefix("file://"), f"{default.config_path.removesuffix('.yaml')}.yaml")
             found.append((file, tuple(default.package.split(".")) if default.package else ()))
     return found
 
@@ -221,7 +241,7 @@ def _places(
             if path[0] != "defaults":
                 places[section + path] = f"{display(file)}:{line}"
     for override in overrides:
-        if not repository.group_exists(override.key_or_group):
+        if override.type == OverrideType.FORCE_ADD:
             keys = tuple(override.key_or_group.split("."))
             places = {path: place for path, place in places.items() if path[: len(keys)] != keys}
             places[keys] = f"command line, {override.input_line}"

@@ -1,7 +1,10 @@
-"""Small files that appear whole or not at all."""
+"""Small files that appear whole or not at all, and locks that a dead process does not keep."""
 
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from modelzoo.base_config import UserError
@@ -27,3 +30,24 @@ def write_text(path: Path, text: str) -> None:
         if error.errno in OUT_OF_SPACE:
             raise UserError(f"{path}: no space left on the device; free some and run the command again") from None
         raise
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs. The system lets go of it when the process ends, however.
+
+    Raises UserError where another process holds it; `what` says what that one is doing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.fstat(file.fileno()).st_ino == path.stat().st_ino  # else its last holder has just deleted it
+        except OSError:
+            ours = False
+        if not ours:
+            raise UserError(f"{path}: another process is {what}; wait for it to end, or stop it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import choose_accelerator
-from modelzoo.trainer.checkpoint import find_checkpoint, latest_checkpoint, read_tensors
+from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint, read_tensors
 from modelzoo.trainer.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = (
@@ -27,6 +27,9 @@ MAY_CHANGE_ON_RESUME = (
     "trainer.max_",
     "trainer.log_",
     "trainer.micro_",
+    "data.train.path",  # the data itself is known by the hash of its manifest
+    "data.validation",
+    "data.tokenizer",
 )
 """Keys that a resumed run may hold other values of; any other would make it another run."""
 
@@ -49,7 +52,7 @@ def build_run(config: RunConfig) -> Trainer:
             "smaller values of these two"
         )
     model = GPT(config.model, seed=config.seed)
-    resumed = any((run_dir_of(config) / "checkpoints").glob("step_*"))  # then the base is no longer needed
+    resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
     if config.continue_from is not None and not resumed:
         _start_from(model, Path(config.continue_from), data)
     model.to(accelerator.device)

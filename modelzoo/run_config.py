@@ -82,16 +82,8 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
     if trainer.max_steps is None and trainer.max_tokens is None:  # which the section itself reports
         return
     tokens_per_step = trainer.global_batch_size * data.seq_len
-    total = trainer.total_steps(tokens_per_step)
-    warmup = in_steps(schedule.warmup_steps, schedule.warmup_tokens, tokens_per_step) or 0
-    in_tokens = schedule.warmup_tokens is not None
-    key, unit = ("warmup_tokens", tokens_per_step) if in_tokens else ("warmup_steps", 1)
-    if warmup >= total:
-        yield Problem(
-            ("schedule", key),
-            f"the warm-up takes {warmup:,} steps and the run has {total:,}: the learning rate never reaches its "
-            f"peak; use schedule.{key}={total // 10 * unit} (a tenth of the run), or train longer",
-        )
+    for problem in schedule.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
+        yield Problem(("schedule", *problem.path), problem.message)
 
 
 def _split_differs(data: DataConfig) -> Iterator[Problem]:

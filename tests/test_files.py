@@ -1,11 +1,13 @@
 """Files appear whole."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.files import write_text
+from modelzoo.files import exclusive, write_text
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -28,3 +30,19 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_lock_is_for_one_process_and_goes_with_it(tmp_path):
+    path = tmp_path / "run" / ".lock"
+    program = (
+        f"from pathlib import Path; from modelzoo.files import exclusive\nwith exclusive(Path({str(path)!r}), 'x'):\n"
+    )
+    hold = program + " print('held', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training"), exclusive(path, "training"):
+            pass
+        holder.kill()
+    with exclusive(path, "training"):  # the killed one does not keep it
+        pass
+    assert not path.exists()

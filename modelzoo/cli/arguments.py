@@ -2,12 +2,17 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from modelzoo.base_config import UserError
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names, and hydra overrides: `key=value`, `+key=value`, `~key`."""
-    names = [a for a in arguments if "=" not in a and not a.startswith("~")]
+    names = [a for a in arguments if Path(a).is_file() or ("=" not in a and not a.startswith("~"))]
+    if not names:
+        raise UserError("no config is named, only overrides; name one: modelzoo list")
     return names, [a for a in arguments if a not in names]
 
 

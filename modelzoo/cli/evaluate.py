@@ -12,7 +12,7 @@ from modelzoo.cli.arguments import accelerator_from
 def command(
     checkpoint: Path = typer.Argument(..., help="A checkpoint, or a run's folder (its newest one)."),
     data: Path = typer.Option(None, help="A dataset's directory; the run's own validation data otherwise."),
-    split: str = typer.Option("validation", help="The split of it."),
+    split: str = typer.Option(None, help="The split of it; the run's validation split otherwise."),
     seq_len: int = typer.Option(None, min=1, help="Tokens in a row; the run's own otherwise."),
     batch_size: int = typer.Option(16, min=1, help="Rows per forward pass."),
     max_batches: int = typer.Option(None, min=1, help="Look at the first ones only."),
@@ -41,7 +41,7 @@ def command(
 def run(
     checkpoint: Path,
     data: Path | None = None,
-    split: str = "validation",
+    split: str | None = None,
     *,
     seq_len: int | None = None,
     batch_size: int = 16,
@@ -58,13 +58,16 @@ def run(
     from modelzoo.trainer.checkpoint import find_checkpoint
     from modelzoo.trainer.trainer import evaluate_loss, loss_metrics
 
+    if compressors and max_batches is not None:
+        raise UserError("--compressors looks at the whole split, and so must the model; leave --max-batches out")
     accelerator = accelerator_from(device=device, precision=precision)
     folder = find_checkpoint(checkpoint)
     config = load_saved_config(folder)
     if data is None:
         if config.data.validation is None:
             raise UserError(f"{folder}: this run had no validation data; name a dataset with --data PATH")
-        data, split = Path(config.data.validation.path), config.data.validation.split
+        data, split = Path(config.data.validation.path), split or config.data.validation.split
+    split = split or "validation"
     length = seq_len or config.data.seq_len
     if length > config.model.max_seq_len:
         raise UserError(f"--seq-len {length}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")

@@ -14,17 +14,17 @@ from modelzoo.cli.arguments import accelerator_from
 def command(
     checkpoint: Path = typer.Argument(..., help="A checkpoint, or a run's folder (its newest one)."),
     prompt: str = typer.Option(..., help="The text to continue."),
-    max_new_tokens: int = typer.Option(100, min=1, help="Tokens to add at most."),
+    max_new_tokens: int = typer.Option(None, min=1, help="Tokens to add at most; 100, or what the context holds."),
     temperature: float = typer.Option(0.8, min=0.0, help="0 is greedy: always the likeliest token."),
     top_k: int = typer.Option(None, min=1, help="Draw from the k likeliest tokens only."),
     top_p: float = typer.Option(
         None, min=0.0, max=1.0, help="Draw from the likeliest tokens of this total mass; 0.95 unless greedy."
     ),
-    seed: int = typer.Option(0, min=0, help="Equal seeds give equal text."),
+    seed: int = typer.Option(0, min=0, max=2**63 - 1, help="Equal seeds give equal text."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
     as_json: bool = typer.Option(False, "--json", help="For programs: nothing is streamed."),
 ) -> None:
-    """Continue a prompt; stops at the end of a document, or at the model's longest context."""
+    """Continue a prompt; stops at the end of a document."""
     started = time.monotonic()
     text, num_tokens = run(
         checkpoint,
@@ -47,7 +47,7 @@ def run(
     checkpoint: Path,
     prompt: str,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None = None,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -68,7 +68,17 @@ def run(
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, str(accelerator.device))
     top_p = 0.95 if top_p is None and temperature > 0 else top_p
+    if not prompt.isascii() and prompt.encode(errors="replace").decode() != prompt:
+        raise UserError("--prompt: is not UTF-8 text; check the terminal's encoding")
+    if 0 < temperature < 1e-3:
+        raise UserError(f"--temperature {temperature}: use 0 for greedy, or at least 0.001")
     ids = tokenizer.encode(prompt) or [tokenizer.end_of_document_id]
+    room = model.config.max_seq_len - len(ids)
+    if room < 1:
+        raise UserError(
+            f"--prompt: has {len(ids)} tokens, and the model's context is {model.config.max_seq_len}; cut it"
+        )
+    max_new_tokens = min(100, room) if max_new_tokens is None else max_new_tokens
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
 

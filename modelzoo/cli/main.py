@@ -1,6 +1,5 @@
 """The command line: one file a verb, and one place where an error becomes a message and an exit code."""
 
-import errno
 import os
 import sys
 
@@ -8,6 +7,7 @@ import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli import check, demo, diff, evaluate, generate, list_configs, preprocess, show, tokenizer, train
+from modelzoo.files import OUT_OF_SPACE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,9 +37,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in OUT_OF_SPACE:
+            fail(f"{error.filename or 'disk'}: no space left on the device; free some and run the command again")
+        if error.filename is None:
             raise
-        fail(f"{error.filename or 'disk'}: no space left on the device; free some and run the command again")
+        reason = (error.strerror or type(error).__name__).lower()
+        fail(f"{error.filename}: {reason}; choose another path, or change what stands there or its permissions")
 
 
 def fail(message: str) -> None:

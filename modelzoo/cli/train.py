@@ -1,11 +1,15 @@
 """`modelzoo train`: launch a run, or resume the run of that name."""
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from modelzoo.cli.arguments import say
+
+if TYPE_CHECKING:
+    from modelzoo.run_config import RunConfig
+    from modelzoo.trainer.trainer import Trainer
 
 STOPPED = 3
 """Exit code of a run that a signal stopped with its checkpoint saved."""
@@ -22,21 +26,31 @@ def command(
 
 def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
     """Train to the end and return the run's last numbers; None where a signal stopped it."""
-    from modelzoo.run_config import dump_yaml, load_run_config
+    from modelzoo.run_config import load_run_config
 
     config = load_run_config(name, overrides)  # every mistake in the YAML shows before torch is loaded
 
-    import torch
-
-    from modelzoo.files import write_text
-    from modelzoo.launch import build_run, resume
+    from modelzoo.files import exclusive
+    from modelzoo.launch import build_run
     from modelzoo.trainer.accelerator import keep_freed_memory
-    from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
-    from modelzoo.trainer.trainer import NonFiniteError
 
     trainer = build_run(config)
     if trainer.accelerator.device.type == "cpu":
         keep_freed_memory()
+    with exclusive(trainer.run_dir / ".lock", f"training {trainer.run_dir}"):
+        return _train(config, trainer, [name, *overrides])
+
+
+def _train(config: "RunConfig", trainer: "Trainer", arguments: list[str]) -> dict[str, Any] | None:
+    """`run`, from the newest checkpoint on."""
+    import torch
+
+    from modelzoo.files import write_text
+    from modelzoo.launch import resume
+    from modelzoo.run_config import dump_yaml
+    from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
+    from modelzoo.trainer.trainer import NonFiniteError
+
     checkpoint, notes = resume(trainer, config)
     for note in [*trainer.accelerator.notes, *notes]:
         say(f"note: {note}")
@@ -45,7 +59,7 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
         f"({trainer.accelerator.precision}), {trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
-    if trainer.step < trainer.total_steps:
+    if trainer.step < trainer.total_steps or trainer.evaluation_due:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
         write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
@@ -56,12 +70,12 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
             raise typer.Exit(1) from None
         except torch.OutOfMemoryError as error:
             micro = config.trainer.micro_batch_size or config.trainer.global_batch_size
-            say(f"error: out of memory ({error}); use a trainer.micro_batch_size below {micro}: the result is the same")
+            say(f"error: out of memory ({error}); use a trainer.micro_batch_size below {micro}")
             raise typer.Exit(1) from None
         if not finished:
             say(
                 f"stopped after step {trainer.step:,} of {trainer.total_steps:,}; the same command goes on from there: "
-                f"modelzoo train {shlex.join([name, *overrides])}"
+                f"modelzoo train {shlex.join(arguments)}"
             )
             return None
     else:

@@ -120,6 +120,11 @@ class TokenDataset:
             raise IndexError(f"window {windows.min()}…{windows.max()} of {self.num_windows} in {self.path}")
         first = windows * self.seq_len - 1
         tokens = self._gather("tokens", first, np.int64, self.end_of_document_id)  # (B, T + 1)
+        if tokens.size and tokens.max() >= self.vocab_size:
+            raise UserError(
+                f"{self.path}: holds the id {tokens.max()}, but its tokenizer has {self.vocab_size}: a shard is "
+                "damaged; delete the dataset and write it again with: modelzoo preprocess CONFIG"
+            )
         if self._has_loss_mask:
             loss_mask = self._gather("loss_mask", first, np.bool_, 0)[:, 1:]
         else:

@@ -33,6 +33,17 @@ class ScheduleConfig(Config):
         """The same, with both counts starting at the end of the warm-up."""
         raise NotImplementedError
 
+    def problems_in_run(self, total_steps: int, tokens_per_step: int) -> Iterator[Problem]:
+        """What does not fit a run of this length. Paths are relative to the schedule's section."""
+        warmup = in_steps(self.warmup_steps, self.warmup_tokens, tokens_per_step) or 0
+        key, unit = ("warmup_tokens", tokens_per_step) if self.warmup_tokens is not None else ("warmup_steps", 1)
+        if warmup >= total_steps:
+            yield Problem(
+                (key,),
+                f"the warm-up takes {warmup:,} steps and the run has {total_steps:,}: the learning rate never reaches "
+                f"its peak; use schedule.{key}={total_steps // 10 * unit} (a tenth of the run), or train longer",
+            )
+
     def problems(self) -> Iterator[Problem]:
         yield from both_given(self, "warmup")
         yield from both_given(self, "decay")

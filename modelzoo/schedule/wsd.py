@@ -1,7 +1,9 @@
 """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): constant until a linear decay at the run's end."""
 
+from collections.abc import Iterator
 from typing import Literal
 
+from modelzoo.base_config import Problem
 from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, in_steps
 
 
@@ -18,6 +20,18 @@ class WSDConfig(ScheduleConfig):
     """Tokens of the final decay."""
     final_lr_ratio: Fraction = 0.0
     """Final learning rate as a fraction of `optimizer.lr`."""
+
+    def problems_in_run(self, total_steps: int, tokens_per_step: int) -> Iterator[Problem]:
+        yield from super().problems_in_run(total_steps, tokens_per_step)
+        warmup = in_steps(self.warmup_steps, self.warmup_tokens, tokens_per_step) or 0
+        decay = in_steps(self.decay_steps, self.decay_tokens, tokens_per_step) or 0
+        if warmup < total_steps < warmup + decay:
+            key = "decay_tokens" if self.decay_tokens is not None else "decay_steps"
+            yield Problem(
+                (key,),
+                f"the decay takes {decay:,} steps, but the run has {total_steps - warmup:,} after its warm-up: it "
+                "would begin in the middle of its fall; shorten it, or train longer",
+            )
 
     def after_warmup(self, step: int, total_steps: int, tokens_per_step: int) -> float:
         decay = in_steps(self.decay_steps, self.decay_tokens, tokens_per_step)

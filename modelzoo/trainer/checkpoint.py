@@ -12,7 +12,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,18 @@ from modelzoo.base_config import UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+STEP_NAME = re.compile(r"step_\d{8,}")
 
 
 def step_folder(run_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def checkpoints_of(run_dir: Path) -> list[Path]:
+    """The checkpoints' folders of a run, oldest first, whole or not."""
+    folders = (run_dir / "checkpoints").glob("step_*")
+    return sorted(folder for folder in folders if STEP_NAME.fullmatch(folder.name))
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> None:
@@ -94,6 +103,8 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is not readable"
+    if "state.json" not in files:
+        return f"{MANIFEST} lists no state.json"
     for name, expected in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -105,7 +116,7 @@ def damage(folder: Path) -> str | None:
 def latest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and a warning for each newer one that does not."""
     warnings: list[str] = []
-    for folder in sorted((run_dir / "checkpoints").glob("step_*"), reverse=True):
+    for folder in reversed(checkpoints_of(run_dir)):
         reason = damage(folder)
         if reason is None:
             return folder, warnings
@@ -115,7 +126,7 @@ def latest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that `path` means: itself, or the newest whole one of a run's folder. Else UserError."""
-    if (path / MANIFEST).is_file() or path.name.startswith("step_"):
+    if (path / MANIFEST).is_file() or STEP_NAME.fullmatch(path.name):
         if not path.is_dir():
             raise UserError(f"{path}: there is no such checkpoint")
         if reason := damage(path):
@@ -125,6 +136,8 @@ def find_checkpoint(path: Path) -> Path:
     if folder is None:
         found = "; ".join(warnings) or "it holds no checkpoints/step_… folder"
         raise UserError(f"{path}: no checkpoint to be used: {found}. Train one: modelzoo train CONFIG")
+    for warning in warnings:
+        print(f"note: {warning}; {folder.name} is taken instead", file=sys.stderr)
     return folder
 
 

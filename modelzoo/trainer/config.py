@@ -16,7 +16,8 @@ class TrainerConfig(Config):
     global_batch_size: Positive
     """Sequences per optimizer update, over all micro-batches (and ranks)."""
     micro_batch_size: Positive | None = None
-    """Sequences per forward pass; null takes the whole batch at once. Changes memory, not the result."""
+    """Sequences per forward pass; null takes the whole batch at once. Changes memory and speed, not
+    the gradient (but for the masks that dropout draws)."""
     max_steps: Positive | None = None
     """Optimizer updates in the run. Give this or `max_tokens`."""
     max_tokens: Positive | None = None
@@ -32,8 +33,8 @@ class TrainerConfig(Config):
             yield Problem(("max_steps",), message)
         size, micro = self.global_batch_size, self.micro_batch_size
         if micro is not None and size % micro:
-            divisors = [d for d in range(1, size + 1) if size % d == 0]
-            best = min(divisors, key=lambda d: abs(d - micro))
+            around = (d for gap in range(min(micro, 10_000)) for d in (micro - gap, micro + gap))
+            best = next((d for d in around if 0 < d <= size and size % d == 0), 1)
             yield Problem(("micro_batch_size",), f"must divide global_batch_size={size}; the nearest is {best}")
 
     def total_steps(self, tokens_per_step: int) -> int:

@@ -86,7 +86,8 @@ class Trainer:
         self.scaler = accelerator.gradient_scaler()
         self.step = 0
         self.stop_signal: int | None = None
-        self.last_loss = math.nan
+        self.evaluation_due = False
+        """A stop came while this step was to be evaluated; a resumed run evaluates it first."""
         self._since_record = {"loss_sum": 0.0, "num_tokens": 0}
         self._clock = {"seconds": 0.0, "steps": 0}
         self._speed = {"seconds": 0.0, "tokens": 0}
@@ -99,6 +100,8 @@ class Trainer:
         try:
             with self._stop_on_signals():
                 self._call("on_train_start")
+                if self.evaluation_due:
+                    self._call("on_step_end")  # again, for the evaluation that a stop cut short
                 while self.step < self.total_steps and self.stop_signal is None:
                     self._timed_step()
                     self._call("on_step_end")
@@ -156,7 +159,6 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.last_loss = loss_sum / num_tokens
         self._since_record["loss_sum"] += loss_sum
         self._since_record["num_tokens"] += num_tokens
         lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * factor
@@ -205,6 +207,7 @@ class Trainer:
             "loader": self.data.state(self.step),
             "scaler": self.scaler.state_dict(),
             "since_record": self._since_record,
+            "evaluation_due": self.evaluation_due,
             "torch_version": torch.__version__,
         }
         folder = step_folder(self.run_dir, self.step)
@@ -237,6 +240,7 @@ class Trainer:
         self.accelerator.set_random_state(read_tensors(folder, "random"))
         self.scaler.load_state_dict(state["scaler"])
         self._since_record = state["since_record"]
+        self.evaluation_due = state["evaluation_due"]
         self.step = int(state["step"])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -275,7 +279,7 @@ class Trainer:
             self.stop_signal = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        names = ("SIGINT", "SIGTERM", "SIGUSR1")
+        names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         try:
             before = {number: signal.signal(number, request_stop) for number in numbers}

@@ -66,6 +66,10 @@ def test_evaluate_gives_numbers_to_programs_and_lines_to_people(workplace):
     numbers = json.loads(modelzoo("evaluate", "runs/mine", "--json", "--compressors", cwd=workplace).stdout)
     assert numbers["bits_per_byte"] == pytest.approx(numbers["loss"] / 0.6931472 / numbers["bytes_per_token"], rel=1e-5)
     assert numbers["gzip_bits_per_byte"] > 1
+    train = json.loads(modelzoo("evaluate", "runs/mine", "--json", "--split", "train", cwd=workplace).stdout)
+    assert train["tokens"] > numbers["tokens"]
+    modelzoo("evaluate", "runs/mine", "--split", "nope", cwd=workplace, code=2)
+    modelzoo("evaluate", "runs/mine", "--compressors", "--max-batches", "1", cwd=workplace, code=2)
     text = modelzoo("evaluate", "runs/mine", "--data", "dataset", "--split", "train", cwd=workplace).stdout
     assert "bits per byte" in text
     assert "train" in text
@@ -112,6 +116,8 @@ def test_show_prints_yaml_that_loads_to_the_same_config(tmp_path):
         (["preprocess", "preprocess/python_stdlib"], "tokenizers/python_stdlib/tokenizer.json: no such file"),
         (["tokenizer", "train", "tokenizer/python_stdlib", "reader.paths=[gone]"], "no such directory"),
         (["check", "gone.yaml"], "there is no such file"),
+        (["check", "seed=3"], "no config is named"),
+        (["check", "gptj_tiny", "callbacks={}"], "changes nothing"),
     ],
 )
 def test_wrong_input_ends_with_a_message_and_exit_code_2(tmp_path, arguments, message):
@@ -160,3 +166,14 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
     program = f"{sys.executable} -c 'from modelzoo.cli.main import main; main()' list | head -1"
     done = subprocess.run(program, shell=True, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert "Traceback" not in done.stderr
+
+
+def test_an_override_may_be_named_like_a_group(workplace):
+    shown = modelzoo("show", "preprocess/python_stdlib", "tokenizer=bpe", cwd=workplace).stdout
+    assert "tokenizer: bpe" in shown
+
+
+def test_a_path_that_cannot_be_written_is_named(workplace):
+    (workplace / "a_file").write_text("")
+    arguments = ["mine.yaml", *small_overrides(Path("dataset"), Path("a_file/below"))]
+    assert "a_file" in modelzoo("train", *arguments, cwd=workplace, code=2).stderr

@@ -313,3 +313,43 @@ def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
     metrics = trainer.evaluate(4)
     assert set(metrics) == {"loss", "perplexity"}
     assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_taken_when_the_run_goes_on(dataset, tmp_path):
+    for stop in (5, 12):  # both evaluate; 12 is the last
+        trainer = launch(small_config(dataset, tmp_path))
+        trainer.callbacks.insert(0, StopAt(stop))
+        assert not trainer.train()
+        assert trainer.evaluation_due
+    last = launch(small_config(dataset, tmp_path))
+    assert last.train()
+    evaluated = [r["step"] for r in read_metrics(last.run_dir / "metrics.jsonl") if "validation_loss" in r]
+    assert evaluated == [5, 10, 12]
+
+
+def test_keep_last_never_deletes_the_one_just_saved(dataset, tmp_path):
+    """Newer ones that were found damaged are left alone, and so is a copy under a name of its own."""
+    keep = ["callbacks.checkpoint.keep_last=2", "callbacks.checkpoint.every_steps=2"]
+    launch(small_config(dataset, tmp_path, *keep, "callbacks.checkpoint.keep_last=null")).train()
+    folder = tmp_path / "gptj_tiny" / "checkpoints"
+    (folder / "step_00000002").rename(folder / "step_00000002_mine")
+    for step in (8, 10, 12):
+        (folder / f"step_{step:08d}" / "model.safetensors").write_bytes(b"cut")
+    again = launch(small_config(dataset, tmp_path, *keep, "trainer.max_steps=7"))
+    assert again.step == 6
+    again.train()
+    assert latest_checkpoint(again.run_dir)[0].name == "step_00000007"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"step_{s:08d}" for s in (6, 7, 8, 10, 12)} | {"step_00000002_mine"}
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    import h5py
+
+    from tests.runs import write_dataset
+
+    output = write_dataset(tmp_path / "damaged")
+    with h5py.File(output / "train" / "00000.h5", "r+") as file:
+        file["tokens"][:] = 60_000
+    with pytest.raises(UserError, match="holds the id 60000"):
+        launch(small_config(output, tmp_path)).train()

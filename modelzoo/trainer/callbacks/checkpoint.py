@@ -28,10 +28,10 @@ class CheckpointConfig(CallbackConfig):
 class Checkpoint(Callback):
     def __init__(self, config: CheckpointConfig):
         self.config = config
-        self.saved_step: int | None = None
+        self.saved: tuple[int, bool] | None = None
 
     def on_train_start(self, trainer: "Trainer") -> None:
-        self.saved_step = trainer.step
+        self.saved = (trainer.step, trainer.evaluation_due)
         needed = 3 * sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # weights, two moments
         free = shutil.disk_usage(trainer.run_dir).free
         if free < needed:  # now, not after hours of training
@@ -45,14 +45,15 @@ class Checkpoint(Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: "Trainer") -> None:
-        if self.saved_step != trainer.step:
+        if self.saved != (trainer.step, trainer.evaluation_due):
             self._save(trainer)
 
     def _save(self, trainer: "Trainer") -> None:
-        from modelzoo.trainer.checkpoint import remove_checkpoint
+        from modelzoo.trainer.checkpoint import checkpoints_of, remove_checkpoint
 
         folder = trainer.save_checkpoint()
-        self.saved_step = trainer.step
+        self.saved = (trainer.step, trainer.evaluation_due)
         if self.config.keep_last is not None:
-            for old in sorted(folder.parent.glob("step_*"))[: -self.config.keep_last]:
+            older = [other for other in checkpoints_of(trainer.run_dir) if other < folder]
+            for old in older[: len(older) + 1 - self.config.keep_last]:  # what is newer was found damaged: left alone
                 remove_checkpoint(old)

@@ -33,5 +33,6 @@ class Evaluate(Callback):
         every = self.config.every_steps
         if (every and trainer.step % every == 0) or trainer.step == trainer.total_steps:
             metrics = trainer.evaluate(self.config.batch_size, self.config.max_batches)
+            trainer.evaluation_due = metrics is None
             if metrics is not None:
                 trainer.publish(**{f"validation_{name}": value for name, value in metrics.items()})
