@@ -22,7 +22,7 @@ setup(
         "torch>=2.9",
         "pydantic>=2.11",
         "pyyaml>=6",
-        "hydra-core>=1.3.2",
+        "hydra-core>=1.3.2,<1.4",  # config_files.py takes steps of its loader that are not public
         "tokenizers>=0.21",
         "h5py>=3.11",
         "numpy>=1.26",
