@@ -43,7 +43,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.fstat(file.fileno()).st_ino == path.stat().st_ino  # else its last holder has just deleted it
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             ours = False
         if not ours:
             raise UserError(f"{path}: another process is {what}; wait for it to end, or stop it")

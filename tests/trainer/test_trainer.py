@@ -13,7 +13,7 @@ from modelzoo.base_config import UserError
 from modelzoo.launch import build_run, load_model, resume
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
-from modelzoo.trainer.checkpoint import latest_checkpoint
+from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.trainer import NonFiniteError
 from tests.runs import small_config
 
@@ -353,3 +353,13 @@ def test_a_damaged_shard_is_named(tmp_path):
         file["tokens"][:] = 60_000
     with pytest.raises(UserError, match="holds the id 60000"):
         launch(small_config(output, tmp_path)).train()
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "kept"), [(1, [12]), (2, [10, 12]), (5, [4, 6, 8, 10, 12]), (9, [2, 4, 6, 8, 10, 12])]
+)
+def test_keep_last_keeps_so_many(dataset, tmp_path, keep_last, kept):
+    keep = [f"callbacks.checkpoint.keep_last={keep_last}", "callbacks.checkpoint.every_steps=2"]
+    trainer = launch(small_config(dataset, tmp_path, *keep))
+    trainer.train()
+    assert [int(f.name.removeprefix("step_")) for f in checkpoints_of(trainer.run_dir)] == kept

@@ -55,5 +55,6 @@ class Checkpoint(Callback):
         self.saved = (trainer.step, trainer.evaluation_due)
         if self.config.keep_last is not None:
             older = [other for other in checkpoints_of(trainer.run_dir) if other < folder]
-            for old in older[: len(older) + 1 - self.config.keep_last]:  # what is newer was found damaged: left alone
+            surplus = max(0, len(older) + 1 - self.config.keep_last)
+            for old in older[:surplus]:  # what is newer than this one was found damaged, and is left alone
                 remove_checkpoint(old)
