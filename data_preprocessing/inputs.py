@@ -1,77 +1,119 @@
-"""The files of a run: listed and hashed, then read one after the other, with the place each stands at."""
+"""The files of a run, read one after the other: cut into frames, counted and hashed on the way."""
 
+import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
-from data_preprocessing.readers import EMPTY, Document, ReaderConfig, Rejected
+from data_preprocessing.readers import EMPTY, Document, Frame, ReaderConfig, Rejected
+from data_preprocessing.streams import members
 from modelzoo.base_config import UserError
-from modelzoo.data.schema import InputFile, file_sha256
-
-
-class Text(NamedTuple):
-    """A document with its UTF-8 bytes."""
-
-    document: Document
-    raw: bytes
 
 
 class Progress(NamedTuple):
-    """How far a run is. Bytes are those of the input files as they lie on disk."""
+    """How far a run is. Bytes are those of the input files as they lie there."""
 
     bytes_done: int
     bytes_total: int
     documents: int
     tokens: int
+    rejected: int = 0
 
 
-def find_inputs(reader: ReaderConfig, base_dir: Path) -> list[InputFile]:
-    """List and hash the files of a reader, in reading order.
+class _Counted(io.RawIOBase):
+    """A stream that hashes and counts what is read through it."""
 
-    Raises:
-        UserError: see `ReaderConfig.files`; or a file may not be read.
-    """
-    try:
-        for name in (names := reader.files(base_dir)):
-            if not name.isprintable() and name.encode(errors="replace").decode() != name:
-                raise UserError(f"reader.paths: {name!r}: the name is not UTF-8, as the manifest needs it; rename it")
-        return [
-            InputFile(path=name, size=(base_dir / name).stat().st_size, sha256=file_sha256(base_dir / name))
-            for name in names
-        ]
-    except PermissionError as error:
-        raise UserError(f"reader.paths: {error.filename}: may not be read; change its permissions") from error
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._hash.update(data)
+        self.num_bytes += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def finish(self) -> str:
+        """Read on to the end; the sha256 of all."""
+        while self.read(2**20):
+            pass
+        return self._hash.hexdigest()
 
 
-def read_inputs(
-    reader: ReaderConfig, inputs: Sequence[InputFile], base_dir: Path, on_error: str
-) -> Iterator[tuple[Text | Rejected, int]]:
-    """Every document of the inputs in order, each with the number of input bytes read so far.
+class InputReader:
+    """Reads the files of one reader in order."""
 
-    Raises:
-        UserError: with on_error="stop", at the first one that cannot be used (empty ones excepted).
-    """
-    before = 0
-    for file in inputs:
-        with (base_dir / file.path).open("rb") as stream:
-            for item in reader.read(stream, file.path):
-                checked = _with_bytes(item)
-                if isinstance(checked, Rejected) and on_error == "stop" and checked.reason != EMPTY:
+    def __init__(self, reader: ReaderConfig, base_dir: Path) -> None:
+        """Lists the files. Raises UserError: see `ReaderConfig.files`; or a file may not be read."""
+        self.reader = reader
+        self.base_dir = base_dir
+        try:
+            self.names: Sequence[str] = reader.files(base_dir)
+            for name in self.names:
+                if not name.isprintable() and name.encode(errors="replace").decode() != name:
                     raise UserError(
-                        f"{checked.place}: {checked.reason}: {checked.detail}; "
-                        "mend it, or leave such documents out with on_error=reject"
+                        f"reader.paths: {name!r}: the name is not UTF-8, as the manifest needs it; rename it"
                     )
-                yield checked, before + stream.tell()
-        before += file.size
+            self.sizes = {name: reader.size(base_dir, name) for name in self.names}
+        except PermissionError as error:
+            raise UserError(f"reader.paths: {error.filename}: may not be read; change its permissions") from error
+        self.sha256: dict[str, str] = {}
+        """Of each file that was read to its end."""
+        self.bytes_done = 0
+
+    def frames(self, names: Sequence[str] | None = None) -> Iterator[Frame | Rejected]:
+        """All that is in these files (None: all of them), in order."""
+        for name in self.names if names is None else names:
+            before = self.bytes_done
+            try:
+                with self.reader.open(self.base_dir, name) as stream:
+                    for item in self._read(stream, name):
+                        yield item
+                        if name not in self.sha256:
+                            self.bytes_done = before + min(self._position, self.sizes[name])
+            except PermissionError as error:
+                raise UserError(f"reader.paths: {error.filename}: may not be read; change its permissions") from error
+            self.bytes_done = before + self.sizes[name]
+
+    def _read(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
+        counted = _Counted(stream)
+        if self.reader.needs_seek:
+            self.sha256[name] = counted.finish()
+            stream.seek(0)
+            yield from self.reader.frames(stream, name)
+            return
+        for member, content in members(cast(BinaryIO, counted), name):
+            if isinstance(content, Rejected):
+                yield content
+                continue
+            for item in self.reader.frames(content, member):
+                self._position = counted.num_bytes
+                yield item
+        self.sha256[name] = counted.finish()
+
+    def documents(self, on_error: str) -> Iterator[Document | Rejected]:
+        """Every document in order, in this process. Raises UserError as `stop_at` does."""
+        for item in self.frames():
+            for document in [item] if isinstance(item, Rejected) else self.reader.documents(item):
+                if isinstance(document, Rejected):
+                    stop_at(document, on_error)
+                yield document
 
 
-def _with_bytes(item: Document | Rejected) -> Text | Rejected:
-    if isinstance(item, Rejected):
-        return item
-    try:
-        return Text(item, item.text.encode())
-    except UnicodeEncodeError as error:  # JSON can spell half of a pair
-        code = f"\\u{ord(item.text[error.start]):04x}"
-        detail = f"{code} at character {error.start} stands alone, which no UTF-8 text can hold"
-        raw = item.text.encode(errors="surrogatepass")
-        return Rejected(item.place, "unpaired surrogate", detail, len(raw))
+def stop_at(rejected: Rejected, on_error: str) -> None:
+    """Raise UserError for what cannot be used, with on_error="stop" (empty documents excepted)."""
+    if on_error == "stop" and rejected.reason != EMPTY:
+        raise UserError(
+            f"{rejected.place}: {rejected.reason}: {rejected.detail}; "
+            "mend it, or leave such documents out with on_error=reject"
+        )

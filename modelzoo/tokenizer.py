@@ -138,8 +138,15 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, uint32, with nothing added. Uses all cores and releases the GIL."""
+        ids, offsets = self.encode_batch_flat(texts)
+        return np.split(ids, offsets[1:-1])[: len(texts)]
+
+    def encode_batch_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts one after the other (num_ids,) uint32, and where each begins (texts + 1,) int64."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        arrays = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        return np.concatenate([np.empty(0, np.uint32), *arrays]), offsets
 
     @cached_property
     def _bytes_of(self) -> dict[int, bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_preprocessing.modes import Encoded, ModeConfig
+from data_preprocessing.modes import EncodedBatch, ModeConfig
 from data_preprocessing.readers import Document
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ class LmMode(ModeConfig):
 
     kind: Literal["lm"] = "lm"
 
-    def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Encoded]:
-        end = np.array([tokenizer.end_of_document_id], dtype=np.uint32)
-        texts = [document.text for document in documents]
-        return [Encoded(np.concatenate((ids, end))) for ids in tokenizer.encode_batch(texts)]
+    def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> EncodedBatch:
+        ids, offsets = tokenizer.encode_batch_flat([document.text for document in documents])
+        # all at once: a corpus of tiny documents has millions of them
+        with_ends = np.insert(ids, offsets[1:], np.uint32(tokenizer.end_of_document_id))
+        return EncodedBatch(with_ends, np.diff(offsets) + 1)

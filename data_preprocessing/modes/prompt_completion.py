@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from data_preprocessing.modes import Encoded, ModeConfig
+from data_preprocessing.modes import Encoded, EncodedBatch, ModeConfig
 from data_preprocessing.readers import Document
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ class PromptCompletionMode(ModeConfig):
     has_loss_mask: ClassVar[bool] = True
     part_names: ClassVar[tuple[str, ...]] = ("prompt", "completion")
 
-    def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Encoded]:
+    def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> EncodedBatch:
         end = np.array([tokenizer.end_of_document_id], dtype=np.uint32)
         parts = tokenizer.encode_batch([part for document in documents for part in document.parts])
-        encoded = []
+        encoded: list[list[Encoded]] = []
         for prompt, completion in zip(parts[::2], parts[1::2], strict=True):
             ids = np.concatenate((prompt, completion, end))
-            encoded.append(Encoded(ids, loss_mask=np.arange(len(ids)) >= len(prompt)))
-        return encoded
+            encoded.append([Encoded(ids, loss_mask=np.arange(len(ids)) >= len(prompt))])
+        return EncodedBatch.of(encoded)

@@ -1,16 +1,23 @@
-"""Readers: files to documents. One file a kind; what every reader shares stands here."""
+"""Readers: files to documents, in two halves. One file a kind; what every reader shares stands here.
+
+The first half, `frames`, runs in one process and cuts an open file into runs of whole records. The second,
+`documents`, runs in any worker and turns such a run into documents. Neither holds more than one record
+beyond its frame.
+"""
 
 import glob
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from modelzoo.base_config import Config, UserError
+from data_preprocessing.locations import open_file, size_of
+from modelzoo.base_config import Config, FromFloat, UserError
 
-UNREADABLE = {".zst": "zstd -d", ".zip": "unzip", ".bz2": "bunzip2", ".parquet": "a converter to JSON Lines"}
-
+FRAME_BYTES = 2**20
+"""A frame is closed once it holds so many bytes; a longer record has one of its own."""
 
 Unit = Literal["file", "line", "document"]
 
@@ -30,16 +37,26 @@ class Place(NamedTuple):
         }[self.unit]
 
 
+class Frame(NamedTuple):
+    """Consecutive records of one file, as bytes that `ReaderConfig.documents` understands."""
+
+    first: Place
+    """That of the first record."""
+    data: bytes
+
+
 class Document(NamedTuple):
     """One text and where it was found. Most readers give it in one part; a mode may ask for several."""
 
     parts: tuple[str, ...]
     place: Place
+    roles: tuple[str, ...] = ()
+    """Who speaks in each part, where the reader knows (a chat)."""
 
     @property
     def text(self) -> str:
         """The parts, joined with nothing between them."""
-        return "".join(self.parts)
+        return self.parts[0] if len(self.parts) == 1 else "".join(self.parts)
 
 
 class Rejected(NamedTuple):
@@ -66,14 +83,20 @@ OneOrMany = BeforeValidator(_one_or_many)
 
 
 class ReaderConfig(Config):
-    """What every reader is told. A kind adds its options and `read`."""
+    """What every reader is told. A kind adds its options, `frames` and `documents`."""
 
     paths: Annotated[tuple[str, ...], OneOrMany, Field(min_length=1)]
     """Files to read, in this order; one path or a list. `*`, `?`, `[…]` and `**` match, sorted by name."""
+    max_document_bytes: Annotated[int, FromFloat, Field(gt=0)] = 128 * 2**20
+    """A longer record (a line of JSON, a text between separators, a file) is not read but rejected: memory is
+    bounded by it."""
+
+    needs_seek: ClassVar[bool] = False
+    """`frames` jumps about in the stream, which it gets as it lies there, not unpacked."""
 
     @property
     def num_parts(self) -> int:
-        """Parts of every document that `read` gives."""
+        """Parts of every document that `documents` gives; 0 where it differs from one to the next."""
         return 1
 
     def files(self, base_dir: Path) -> list[str]:
@@ -83,13 +106,7 @@ class ReaderConfig(Config):
             UserError: a path does not exist, or matches nothing.
         """
         found = [name for path in self.paths for name in self._expand(base_dir, path)]
-        for name in found:
-            if Path(name).suffix in UNREADABLE:
-                raise UserError(
-                    f"reader.paths: {name} is not read as it is; unpack it first with "
-                    f"{UNREADABLE[Path(name).suffix]} (.gz and .xz are read directly)"
-                )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(posixpath.normpath(name) for name in found))
 
     def _expand(self, base_dir: Path, path: str) -> list[str]:
         """The files that one entry of `paths` stands for."""
@@ -107,6 +124,18 @@ class ReaderConfig(Config):
             raise UserError(f"reader.paths: {base_dir / path}: {what}; expected text to read there")
         return names
 
-    def read(self, stream: BinaryIO, name: str) -> Iterator[Document | Rejected]:
-        """The documents of one open file, in order, without holding more than one."""
+    def size(self, base_dir: Path, name: str) -> int:
+        """Bytes that `open` will give, as far as that is known; for progress, and to notice a change early."""
+        return size_of(base_dir, name)
+
+    def open(self, base_dir: Path, name: str) -> BinaryIO:
+        """One of `files`, for reading from its start; its bytes decide the identity of the input."""
+        return open_file(base_dir, name)
+
+    def frames(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
+        """Cut one open file, unpacked already, into frames, in order. What cannot be cut is rejected."""
+        raise NotImplementedError
+
+    def documents(self, frame: Frame) -> Iterator[Document | Rejected]:
+        """The documents of one frame, in order, one for each of its records."""
         raise NotImplementedError

@@ -8,8 +8,8 @@ from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field
 
-from data_preprocessing.readers import Document, ReaderConfig, Rejected
-from data_preprocessing.streams import split_documents
+from data_preprocessing.readers import Document, Frame, ReaderConfig, Rejected
+from data_preprocessing.streams import cut, decode, records
 from modelzoo.base_config import FromList, UserError
 
 
@@ -42,5 +42,9 @@ class DirectoryReader(ReaderConfig):
             )
         return [(Path(path) / name).as_posix() for name in kept]
 
-    def read(self, stream: BinaryIO, name: str) -> Iterator[Document | Rejected]:
-        return split_documents(stream, name, None)
+    def frames(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
+        return cut(stream, name, "file", None, self.max_document_bytes)
+
+    def documents(self, frame: Frame) -> Iterator[Document | Rejected]:
+        for raw, place in records(frame, None):
+            yield decode(raw, place)

@@ -5,16 +5,25 @@ from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field
 
-from data_preprocessing.readers import Document, ReaderConfig, Rejected
-from data_preprocessing.streams import split_documents
+from data_preprocessing.readers import Document, Frame, ReaderConfig, Rejected, Unit
+from data_preprocessing.streams import cut, decode, records
 
 
 class TextReader(ReaderConfig):
-    """UTF-8 text files, also .gz and .xz."""
+    """UTF-8 text files, also compressed ones."""
 
     kind: Literal["text"] = "text"
     separator: Annotated[str, Field(min_length=1)] | None = None
     """null: each file is one document. "\\n": each line is one. Any other string separates documents."""
 
-    def read(self, stream: BinaryIO, name: str) -> Iterator[Document | Rejected]:
-        return split_documents(stream, name, self.separator)
+    @property
+    def _separator(self) -> bytes | None:
+        return self.separator.encode() if self.separator else None
+
+    def frames(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
+        unit: Unit = "file" if self.separator is None else "line" if self.separator == "\n" else "document"
+        return cut(stream, name, unit, self._separator, self.max_document_bytes)
+
+    def documents(self, frame: Frame) -> Iterator[Document | Rejected]:
+        for raw, place in records(frame, self._separator):
+            yield decode(raw.removesuffix(b"\r") if self.separator == "\n" else raw, place)
