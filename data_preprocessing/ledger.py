@@ -102,12 +102,11 @@ def _listed(selection: Selection, chunk: int) -> list[dict[str, Any]]:
     within = int(np.searchsorted(records, taken.num_records))
     listed = list(zip(records.tolist(), taken.spill.rejections()[:within], strict=False))
     duplicates, originals = selection.duplicates_in(chunk)
-    used = np.flatnonzero(status == USED)
-    for document, place, original in zip(
-        duplicates.tolist(), selection.places(chunk, duplicates), originals.tolist(), strict=True
-    ):
-        file, unit, number = place
-        detail = f"as {':'.join(map(str, selection.place(original)[::2]))}"
-        line = {"file": file, "unit": unit, "number": number, "reason": selection.reason, "detail": detail}
-        listed.append((int(used[document]), line))
+    if len(duplicates):
+        used = np.flatnonzero(status == USED)[duplicates].tolist()
+        copies = zip(used, selection.places(chunk, duplicates), originals.tolist(), strict=True)
+        for record, (file, unit, number), original in copies:
+            detail = f"of {selection.place(original)}"
+            line = {"file": file, "unit": unit, "number": number, "reason": selection.reason, "detail": detail}
+            listed.append((record, line))
     return [line for _, line in sorted(listed, key=lambda entry: entry[0])]

@@ -115,7 +115,8 @@ class _Job:
     ) -> None:
         self.config = config
         self.on_progress = on_progress
-        self.tokenizer = Tokenizer.load(base_dir / config.tokenizer, config.tokenizer_backend)
+        path = config.tokenizer if "://" in config.tokenizer else base_dir / config.tokenizer
+        self.tokenizer = Tokenizer.load(path, config.tokenizer_backend, background=True)
         config.mode.prepare(self.tokenizer)
         output = base_dir / config.output
         self.staging = output.with_name(output.name + ".partial")

@@ -8,7 +8,8 @@ import numpy as np
 
 from data_preprocessing.config import Limits, PreprocessConfig
 from data_preprocessing.deduplication import Duplicates
-from data_preprocessing.spill import LEFT_OUT, USED, Spill
+from data_preprocessing.readers import Place
+from data_preprocessing.spill import USED, Spill
 
 
 class Taken(NamedTuple):
@@ -111,6 +112,8 @@ class Selection:
         self.num_documents = [chunk.num_documents for chunk in self.taken]
         self._first = np.concatenate(([0], np.cumsum(self.num_documents))).astype(np.int64)
         self.duplicates: Duplicates | None = None
+        self.reason = config.deduplication.reason if config.deduplication is not None else ""
+        """Why a duplicate is rejected."""
         if config.deduplication is not None:
             self.duplicates = config.deduplication.find(self, scratch)
 
@@ -133,22 +136,17 @@ class Selection:
         kept[self.duplicates_in(chunk)[0]] = False
         return kept
 
-    def place(self, document: int) -> tuple[str, str, int]:
-        """File, unit and number of a document, by its number among all."""
+    def place(self, document: int) -> Place:
+        """Where a document stands, by its number among all."""
         chunk = int(np.searchsorted(self._first, document, side="right")) - 1
         return next(self.places(chunk, np.array([document - self._first[chunk]])))
 
-    def places(self, chunk: int, documents: np.ndarray) -> Iterator[tuple[str, str, int]]:
-        """File, unit and number of documents of one chunk, by their numbers in it."""
+    def places(self, chunk: int, documents: np.ndarray) -> Iterator[Place]:
+        """Where documents of one chunk stand, by their numbers in it."""
         spill = self.taken[chunk].spill
         files = list(spill.places.items())
         records = np.flatnonzero(spill.read("status") == USED)[documents]
         file_of, number = spill.read("file")[records], spill.read("number")[records]
         for file, n in zip(file_of.tolist(), number.tolist(), strict=True):
-            yield *files[file], n
-
-    def left_out(self, chunk: int) -> tuple[int, int]:
-        """Documents outside the fraction, and their bytes."""
-        part = self.taken[chunk]
-        out = part.spill.read("status", 0, part.num_records) == LEFT_OUT
-        return int(out.sum()), int(part.spill.read("bytes_in", 0, part.num_records)[out].sum())
+            name, unit = files[file]
+            yield Place(name, unit, n)

@@ -6,7 +6,7 @@ fingerprints. It holds few of them at a time (`buckets.py`), so that memory does
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class DeduplicationConfig(Config):
     The first of the documents that are alike is kept. The result is a function of the documents and their
     order; how they were cut into chunks, and by how many workers, changes nothing.
     """
+
+    reason: ClassVar[str] = "duplicate"
+    """What the list of rejected documents says."""
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns for these documents: by name, arrays of len(texts) rows.
