@@ -13,7 +13,7 @@ from data_preprocessing.chunks import Chunk
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.modes import EncodedBatch
 from data_preprocessing.normalization import normalizer
-from data_preprocessing.readers import EMPTY, Document, Rejected
+from data_preprocessing.readers import EMPTY, Document, Place, Rejected
 from data_preprocessing.spill import LEFT_OUT, REJECTED, USED, Counts, find_spill, write_spill
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import gather, token_dtype
@@ -32,6 +32,13 @@ class Outcome(NamedTuple):
     error: str = ""
     """What the user has to mend; or, with `crashed`, the traceback of the place where the program failed."""
     crashed: bool = False
+
+
+class _Crash(Exception):
+    """A document that a mode fails on, which is a fault of the program."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
 
 def draw_threshold(fraction: float) -> int:
@@ -96,8 +103,12 @@ class ChunkEncoder:
             return Outcome(chunk.name, None, str(error))
         except OSError:
             raise
+        except _Crash as crash:
+            trace = "".join(traceback.format_exception(crash.__cause__))
+            return Outcome(chunk.name, None, f"{crash.place}: the program failed here\n{trace}", crashed=True)
         except Exception:
-            return Outcome(chunk.name, None, traceback.format_exc(), crashed=True)
+            where = f"{chunk.first}: the program failed between here and {chunk.last}"
+            return Outcome(chunk.name, None, f"{where}\n{traceback.format_exc()}", crashed=True)
 
 
 class _ChunkTables:
@@ -163,7 +174,7 @@ class _ChunkTables:
             else:
                 yield from reader.documents(item)
 
-    def _record(self, status: int, num_bytes: int, place: Any) -> None:
+    def _record(self, status: int, num_bytes: int, place: Place) -> None:
         self.status.append(status)
         self.bytes_in.append(num_bytes)
         if self.config.deduplication is not None:
@@ -234,7 +245,7 @@ class _ChunkTables:
                 except Exception as alone:
                     if isinstance(alone, UserError):
                         raise UserError(f"{document.place}: {alone}") from error
-                    raise RuntimeError(f"failed at {document.place}") from alone
+                    raise _Crash(document.place) from alone
             raise
 
     # the file

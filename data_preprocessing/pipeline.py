@@ -249,7 +249,7 @@ class _Job:
     def _checked(self, outcome: Outcome) -> None:
         """Raise what stops the run."""
         if outcome.crashed:
-            raise RuntimeError(f"a worker failed:\n{outcome.error}")
+            raise RuntimeError(outcome.error)
         if outcome.counts is None:
             raise UserError(outcome.error)
         if outcome.counts.failure and self.config.on_error == "stop":

@@ -93,7 +93,11 @@ class Spill:
     def read_several(self, rows: Mapping[str, tuple[int, int | None]]) -> list[np.ndarray]:
         """Rows [start, stop) of several columns, opening the file once."""
         with safe_open(self.path, "numpy") as file:
-            return [np.asarray(file.get_slice(name)[start:stop]) for name, (start, stop) in rows.items()]
+            columns = {name: file.get_slice(name) for name in rows}
+            return [  # an empty tensor has no slices
+                np.asarray(columns[name][start:stop] if columns[name].get_shape()[0] else file.get_tensor(name))
+                for name, (start, stop) in rows.items()
+            ]
 
     def rejections(self) -> list[dict[str, Any]]:
         """The rejected records, in reading order."""
