@@ -103,7 +103,7 @@ def run(
                 raise UserError(message) from error
             raise
         os.rename(job.dataset, output)
-        shutil.rmtree(job.staging)
+        shutil.rmtree(job.staging, ignore_errors=True)
     return Summary(output, manifest, notes=tuple(job.tokenizer.notes))
 
 

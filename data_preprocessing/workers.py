@@ -1,5 +1,6 @@
 """Processes that encode chunks. What one of them cannot do ends the run, with the place where it stood."""
 
+import ctypes
 import multiprocessing
 import os
 import queue
@@ -15,6 +16,8 @@ from data_preprocessing.encoder import ChunkEncoder, Outcome
 from modelzoo.base_config import UserError
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent dies."""
 
 
 def encode_here(encoder: ChunkEncoder, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
@@ -55,7 +58,7 @@ def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outco
                 worker = idle.pop()
                 worker.send(chunk)
                 busy[worker.connection] = worker
-        for connection in wait(list(busy)):
+        for connection in wait(list(busy)) if busy else ():  # of no connection it would wait for ever
             worker = busy.pop(connection)
             yield worker.receive()
             idle.append(worker)
@@ -107,6 +110,8 @@ class _Worker:
 def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":  # elsewhere, an orphan ends when it next looks
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # one thread a worker: the workers are the parallelism
     os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
     while True:
