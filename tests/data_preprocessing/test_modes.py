@@ -7,11 +7,10 @@ from pydantic import ValidationError
 
 from data_preprocessing import pipeline
 from data_preprocessing.config import PreprocessConfig
-from data_preprocessing.modes import Encoded
+from data_preprocessing.modes import Encoded, EncodedBatch
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.modes.prompt_completion import PromptCompletionMode
 from data_preprocessing.pipeline import run, split_of
-from data_preprocessing.readers import Document, Place
 from modelzoo.base_config import UserError
 from modelzoo.config_files import load_config
 from modelzoo.data.dataset import TokenDataset
@@ -72,14 +71,6 @@ def test_the_loss_is_the_completions_through_to_the_rows(base, seq_len, monkeypa
         assert tokenizer.decode(labels[loss_mask]) == "".join(c + "<|endoftext|>" for _, c in pairs)
 
 
-def test_prompt_and_completion_are_tokenized_apart():
-    tokenizer = small_tokenizer()
-    (found,) = PromptCompletionMode().encode(tokenizer, [Document(("the c", "at"), Place("f", "line", 1))])
-    assert found.ids.tolist() == [*tokenizer.encode("the c"), *tokenizer.encode("at"), 0]
-    assert found.ids.tolist() != [*tokenizer.encode("the cat"), 0]
-    assert tokenizer.decode(found.ids[found.loss_mask]) == "at<|endoftext|>"
-
-
 def test_batching_changes_nothing(base, monkeypatch):
     first = run(config(), base)
     monkeypatch.setattr(pipeline, "BATCH_BYTES", 50)
@@ -117,13 +108,16 @@ def test_a_line_without_a_part_is_named(base):
 @pytest.mark.parametrize(
     "document",
     [
-        Encoded(np.array([5, 0])),  # the mode says that there is a mask
-        Encoded(np.array([5, 0]), np.array([True])),
-        Encoded(np.array([5, 0]), np.array([0.5, 1.0])),
+        Encoded(np.array([5, 0], np.uint32)),  # the mode says that there is a mask
+        Encoded(np.array([5, 0], np.uint32), np.array([True])),
+        Encoded(np.array([5, 0], np.uint32), np.array([0.5, 1.0])),
     ],
 )
 def test_a_mode_that_breaks_its_word_is_caught(base, monkeypatch, document):
-    monkeypatch.setattr(PromptCompletionMode, "encode", lambda self, tokenizer, documents: [document] * len(documents))
+    def encode(self, tokenizer, documents):
+        return EncodedBatch.of([[document]] * len(documents))
+
+    monkeypatch.setattr(PromptCompletionMode, "encode", encode)
     with pytest.raises(AssertionError):
         run(config(), base)
     assert not list(base.glob("out*"))
@@ -163,5 +157,5 @@ def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path, monkeypatch)
 def test_the_shipped_yaml():
     shipped = load_config(PreprocessConfig, "preprocess/prompt_completion", [])
     assert isinstance(shipped.mode, PromptCompletionMode)
-    assert shipped.reader.text_key == PromptCompletionMode.part_names
+    assert shipped.reader.text_key == shipped.mode.part_names
     assert isinstance(load_config(PreprocessConfig, "preprocess/python_stdlib", []).mode, LmMode)
