@@ -9,7 +9,7 @@ from pydantic import Field
 
 from data_preprocessing.examples import Example, ExampleLimits, encode_examples
 from data_preprocessing.modes import EncodedBatch, ModeConfig, Refused
-from data_preprocessing.readers import Document
+from data_preprocessing.readers import EMPTY, Document
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
@@ -44,6 +44,8 @@ class PromptCompletionMode(ModeConfig):
             prompt, completion = document.parts
         else:
             prompt, found, completion = document.text.partition(self.separator)
+            if not found and not prompt.strip():  # what stands after the last separator of a file
+                return Refused(EMPTY, "blank")
             if not found:
                 return Refused("no separator", f"no {self.separator!r} in it; expected it to end the prompt")
         return Example(((prompt, True),), completion, sum(len(part.encode()) for part in document.parts))

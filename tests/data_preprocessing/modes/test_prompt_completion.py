@@ -112,7 +112,7 @@ def test_each_limit_is_used():
     for limit in (
         {"prompt": "truncate_left:2"},
         {"prompt": "truncate_right:2"},
-        {"completion": "truncate_right:3"},
+        {"completion": "truncate_right:5"},
         {"example": "truncate_left:8"},
         {"example": "truncate_right:8"},
     ):
@@ -147,13 +147,14 @@ def test_a_separator_splits_one_text_at_its_first_occurrence():
     asked = mode(separator=" => ")
     assert len(asked.part_names) == 1
     assert mode().part_names == ("prompt", "completion")
-    texts = ["the c => at", "no arrow", "a => b => c", " => only", "only => "]
+    texts = ["the c => at", "no arrow", "a => b => c", " => only", "only => ", "\n"]
     batch = asked.encode(tokenizer, documents(*texts))
-    pairs = [("the c", "at"), None, ("a", "b => c"), ("", "only"), ("only", "")]
+    pairs = [("the c", "at"), None, ("a", "b => c"), ("", "only"), ("only", ""), None]
     assert pieces_of(batch) == [
         [[*tokenizer.encode(pair[0]), *tokenizer.encode(pair[1]), 0]] if pair else [] for pair in pairs
     ]
-    assert batch.refused == {1: ("no separator", "no ' => ' in it; expected it to end the prompt")}
+    detail = "no ' => ' in it; expected it to end the prompt"
+    assert batch.refused == {1: ("no separator", detail), 5: ("empty", "blank")}
     assert (batch.num_bytes == -1).all()  # the separator is no loss
     cut = mode(separator=" => ", prompt="truncate_left:2").encode(tokenizer, documents("xyz => at"))
     assert cut.num_bytes.tolist() == [len("xyz => at") - 1]
