@@ -13,7 +13,7 @@ from data_preprocessing.limits import TOO_LONG, DocumentLimit, cut, piece_bytes
 from data_preprocessing.modes import Encoded, EncodedBatch, ModeConfig, Refused
 from data_preprocessing.readers import Document
 from data_preprocessing.special_tokens import remedy, special_ids
-from modelzoo.base_config import Problem, UserError
+from modelzoo.base_config import FromFloat, Problem, UserError
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ class FimLimit(DocumentLimit):
     """For a document, before it is rearranged: one of more than max_tokens - 16 tokens of text is too long. What is
     written has at most max_tokens; should the cuts make more of a piece than that, it is not rearranged."""
 
-    max_tokens: Annotated[int, Field(ge=2 * RESERVED)]
+    max_tokens: Annotated[int, FromFloat, Field(ge=2 * RESERVED)]
     """At most so many, special tokens and end-of-document id included; 32 or more."""
 
 

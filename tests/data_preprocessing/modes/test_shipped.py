@@ -18,7 +18,8 @@ WRITTEN = {
 
 
 def test_every_kind_is_shipped():
-    assert {mode["kind"] for mode in WRITTEN.values()} == {kind_of(cls) for cls in ModeConfig.__subclasses__()}
+    modes = [cls for cls in ModeConfig.__subclasses__() if cls.__module__.startswith("data_preprocessing.")]
+    assert {mode["kind"] for mode in WRITTEN.values()} == set(map(kind_of, modes))
 
 
 @pytest.mark.parametrize("name", WRITTEN)
