@@ -54,6 +54,8 @@ class EncodedBatch(NamedTuple):
         pieces = [piece for document in documents if not isinstance(document, Refused) for piece in document]
         masks = [piece.loss_mask for piece in pieces if piece.loss_mask is not None]
         assert len(masks) in (0, len(pieces)), "only some of the pieces have a loss_mask"
+        for mask, piece in zip(masks, pieces, strict=False):
+            assert (mask.dtype, mask.shape) == (np.bool_, piece.ids.shape), (mask, piece.ids)
         return cls(
             ids=np.concatenate([np.empty(0, np.uint32), *(piece.ids for piece in pieces)]),
             lengths=np.array([len(piece.ids) for piece in pieces], dtype=np.int64),
