@@ -12,7 +12,7 @@ import numpy as np
 
 from data_preprocessing.deduplication import Columns, Duplicates
 
-BUCKET_ROWS = 2**19
+BUCKET_ROWS = 2**18
 """Rows that a bucket is expected to hold; with those of one read, what is sorted in memory at a time."""
 
 
@@ -22,20 +22,19 @@ class Buckets:
     def __init__(self, folder: Path, num_rows: int, width: int) -> None:
         """`num_rows`: of all that will be added; the number of files follows from it."""
         self.folder, self.width = folder, width
-        self.num_buckets = num_rows // BUCKET_ROWS + 1
-        assert self.num_buckets < 2**16, f"{num_rows} rows are more than the sort by 16 bits is made for"
+        self.num_buckets = min(num_rows // BUCKET_ROWS + 1, 2**16)  # a sort by 16 bits is a radix sort
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
 
     def add(self, rows: np.ndarray, bucket: np.ndarray) -> None:
         """Append rows (n, width) to the given buckets (n,), keeping their order within each."""
-        order = np.argsort(bucket.astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
+        order = np.argsort(bucket.astype(np.uint16), kind="stable")
         rows = np.ascontiguousarray(rows[order])
         ends = np.cumsum(np.bincount(bucket.astype(np.int64), minlength=self.num_buckets))
         for index in np.unique(bucket).tolist():
             # opened each time: there may be more buckets than files that a process may hold open
             with open(self.folder / str(index), "ab", buffering=0) as file:
-                data = memoryview(rows[ends[index - 1] if index else 0 : ends[index]]).cast("B")
+                data = rows[ends[index - 1] if index else 0 : ends[index]].data.cast("B")
                 while data:
                     data = data[file.write(data) :]
 
