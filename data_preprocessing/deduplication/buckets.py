@@ -29,7 +29,7 @@ class Buckets:
     def add(self, rows: np.ndarray, bucket: np.ndarray) -> None:
         """Append rows (n, width) to the given buckets (n,), keeping their order within each."""
         bucket = bucket.astype(np.uint16)
-        rows = rows[np.argsort(bucket, kind="stable")]
+        rows = np.take(rows, np.argsort(bucket, kind="stable"), axis=0)
         counts = np.bincount(bucket, minlength=self.num_buckets)
         ends = np.cumsum(counts)
         for index in np.flatnonzero(counts).tolist():
@@ -82,7 +82,7 @@ class KeyBuckets(Buckets):
             # and the last document of each key are enough, so that memory stays bounded.
             rows, enough = np.empty((0, self.width), np.uint64), np.empty(0, np.int64)
             for new in bucket:
-                rows, num_seen = np.concatenate((rows[enough], new)), len(enough)
+                rows, num_seen = np.concatenate((np.take(rows, enough, axis=0), new)), len(enough)
                 alone, tied = _by_first_column(rows)
                 tied = tied[np.lexsort(rows[tied].T[::-1])]  # by key, then number
                 ties = rows[tied]

@@ -149,7 +149,9 @@ def _candidates(
     for block_start, block in blocks(columns, "minhash_bands"):
         for bands in np.array_split(block, num_bands):  # as many rows at a time as a block has
             numbers = block_start + np.flatnonzero(exact.kept(block_start, block_start + len(bands)))
-            by_band.add_keys(bands[numbers - block_start].reshape(-1, 1), np.repeat(numbers, num_bands))
+            by_band.add_keys(
+                np.take(bands, numbers - block_start, axis=0).reshape(-1, 1), np.repeat(numbers, num_bands)
+            )
             block_start += len(bands)
     # a pair may share several bands: sorted, it is compared once
     by_number = Buckets(scratch / "pairs", num_documents, width=2)

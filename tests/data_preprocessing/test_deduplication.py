@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from data_preprocessing.deduplication import DeduplicationConfig, Duplicates, buckets, minhash
 from data_preprocessing.deduplication import shingles as shingles_module
+from data_preprocessing.deduplication.buckets import KeyBuckets
 from data_preprocessing.deduplication.clusters import Clusters
 from data_preprocessing.deduplication.exact import ExactDeduplication
 from data_preprocessing.deduplication.minhash import MinhashDeduplication, bands_and_rows
@@ -81,6 +82,23 @@ def test_the_first_of_equal_documents_is_kept(chunking, bucket_rows, tmp_path, m
     np.testing.assert_array_equal(found.kept(100, 217), kept[100:217])
 
 
+@pytest.mark.parametrize("bucket_rows", [20, 2**18])
+def test_a_match_names_the_first_and_the_previous(bucket_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "BUCKET_ROWS", bucket_rows)
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 2**64, 400, dtype=np.uint64)[rng.integers(0, 400, 1000) * rng.integers(0, 2, 1000)]
+    by_key = KeyBuckets(tmp_path / "keys", len(keys), key_width=1)
+    by_key.add_keys(keys[:900, None], np.arange(900))
+    by_key.add_keys(keys[900:, None], np.arange(900, 1000))
+    expected, seen = [], {}
+    for number, key in enumerate(keys.tolist()):
+        if key in seen:
+            expected.append((number, *seen[key]))
+        seen[key] = (seen.get(key, (number,))[0], number)
+    found = [row for match in by_key.matches() for row in zip(*(column.tolist() for column in match), strict=True)]
+    assert sorted(found) == expected
+
+
 @pytest.mark.parametrize("same", [0, 1])
 def test_both_halves_of_the_hash_decide(same, tmp_path):
     hashes = np.array([[5, 6], [5, 6], [5, 6]], np.uint64)
@@ -100,7 +118,7 @@ def test_nothing_to_drop(sizes, tmp_path):
 def test_scratch_may_hold_what_a_killed_run_left(tmp_path):
     columns = Spilled({"hashes": hashes_of(["a", "b", "a"])}, [3])
     (tmp_path / "hashes").mkdir()
-    (tmp_path / "hashes" / "0").write_bytes(b"\0" * 24)
+    (tmp_path / "hashes" / "0").write_bytes(hashes_of(["b"]).tobytes() + bytes(8))  # as if document 0 were b
     first = pairs_of(ExactDeduplication().find(columns, tmp_path))
     assert first == pairs_of(ExactDeduplication().find(columns, tmp_path)) == [(2, 0)]
     assert all(path.is_file() for path in tmp_path.iterdir())  # the buckets are gone
@@ -231,6 +249,12 @@ def test_the_estimate_is_as_good_as_theory_says(num_permutations, num_shingles):
     assert abs(np.mean(errors)) < 4 * np.sqrt(np.mean(np.square(deviations)) / len(errors))  # no bias
 
 
+def test_unrelated_signatures_have_no_similarity():
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 5000, 128), dtype=np.uint8)
+    assert abs(minhash._similarity(first, second).mean()) < 5e-4
+    assert (minhash._similarity(first, first) == 1).all()
+
+
 def test_bands_are_those_that_datasketch_chooses(monkeypatch):
     monkeypatch.setattr(minhash, "MISS_WEIGHT", 1)
     bands_and_rows.cache_clear()
@@ -256,6 +280,43 @@ def test_near_duplicates_are_found_and_others_are_not(threshold, tmp_path):
     alike = np.argwhere(np.triu(similarity >= min(threshold + 0.1, 1), k=1))
     assert len(alike) > 20
     assert (original[alike[:, 0]] == original[alike[:, 1]]).mean() >= 0.95
+
+
+def test_a_shared_band_is_not_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(minhash, "bands_and_rows", lambda threshold, num_permutations: (num_permutations, 1))
+    texts = corpus(20)
+    sets = [set(shingles_by_definition(text)) for text in texts]
+    config = MinhashDeduplication(threshold=0.9)
+    compared = []
+    monkeypatch.setattr(
+        minhash, "_similarity", lambda a, b, of=minhash._similarity: compared.append(of(a, b)) or of(a, b)
+    )
+    found = config.find(columns_of(config, texts, [len(texts)]), tmp_path)
+    assert (np.concatenate(compared) < 0.7).sum() > 10
+    original = np.arange(len(texts))
+    original[found.duplicate] = found.original
+    for dropped in found.duplicate:
+        cluster = np.flatnonzero((original == original[dropped]) & (np.arange(len(texts)) != dropped))
+        assert max(jaccard(sets[dropped], sets[other]) for other in cluster) > 0.75
+
+
+def test_each_pair_of_a_band_is_a_candidate_once(tmp_path):
+    bands = np.random.default_rng(0).integers(0, 60, (200, 4)).astype(np.uint64)
+    bands = minhash.mix(bands * np.uint64(4) + np.arange(4, dtype=np.uint64))
+    exact = Duplicates(np.array([7, 90]), np.array([3, 0]))
+    expected = set()
+    for band in bands.T:
+        for key in np.unique(band):
+            numbers = [number for number in np.flatnonzero(band == key).tolist() if number not in (7, 90)]
+            expected |= {(numbers[0], number) for number in numbers[1:]} | set(pairwise(numbers))
+    columns = Spilled({"minhash_bands": bands}, [50, 150])
+    found = [
+        pair
+        for first, second in minhash._candidates(columns, tmp_path, exact, 4)
+        for pair in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
 
 
 @pytest.mark.parametrize("chunking", CHUNKINGS)
@@ -295,21 +356,21 @@ def test_every_document_much_like_the_first_costs_two_comparisons(tmp_path, monk
     assert sum(compared) <= 2 * num_bands * 300
 
 
-def test_clusters_join_through_chains(tmp_path):
-    rng = np.random.default_rng(0)
-    for num in (2, 10, 300):
-        exact = Duplicates(np.array([num - 1]), np.array([0]))
-        clusters = Clusters(tmp_path / "clusters", num, exact)
-        first, second = rng.integers(0, num, (2, num // 2)) if num < 300 else (np.arange(100), np.arange(1, 101))
-        expected = np.arange(num)
-        expected[num - 1] = 0
-        for a, b in zip(first, second, strict=True):
+@pytest.mark.parametrize("num_pairs", [1, 5, 20, 40, 100])
+def test_clusters_are_the_connected_components(num_pairs, tmp_path):
+    rng = np.random.default_rng(num_pairs)
+    chain = np.arange(30)
+    for first, second in [*rng.integers(0, 30, (20, 2, num_pairs)), (chain[:-1], chain[1:])]:
+        expected = np.arange(30)
+        for a, b in [(29, 0), *zip(first, second, strict=True)]:
             a, b = expected[a], expected[b]
             expected[expected == max(a, b)] = min(a, b)
-        for part in range(2):  # in two calls, of which the second joins what the first made
+        clusters = Clusters(tmp_path / "clusters", 30, Duplicates(np.array([29]), np.array([0])))
+        for part in range(2):  # the second call joins what the first made
             clusters.unite(first[part::2], second[part::2])
+        assert not clusters.apart(first, second).any()
         found = clusters.duplicates(tmp_path)
-        original = np.arange(num)
+        original = np.arange(30)
         original[found.duplicate] = found.original
         np.testing.assert_array_equal(original, expected)
 
