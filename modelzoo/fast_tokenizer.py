@@ -6,7 +6,6 @@ gave is encoded again in every call.
 
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from threading import Thread
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from modelzoo.base_config import UserError
+from modelzoo.tokenizer_cuts import SAFE_CUT
 
-SAMPLE_CHARACTERS = 1024
-CALL_CHARACTERS = 2**20
-"""One sample of about SAMPLE_CHARACTERS for each so many characters of a call: a tenth of the encoding's time."""
+SAMPLE = 1 / 1024
+"""Share of the characters of a call that is encoded again: a tenth of the time of the encoding."""
 
-WORD_END = re.compile(r"[A-Za-z](?= [A-Za-z])")
-"""Where a text may be cut for a sample: every pattern in use starts a token at a single space between words."""
+MIN_SAMPLE_CHARACTERS = 128
+MAX_SAMPLE_TEXTS = 64
 
 PROBES = (
     "",
@@ -120,28 +119,27 @@ def check_sample(
     """
     if len(offsets) != len(texts) + 1 or offsets[0] != 0 or offsets[-1] != len(ids):
         raise UserError(f"{where}: fastokens gave {len(offsets) - 1} id lists for {len(texts)} texts; {REMEDY}")
-    characters = sum(map(len, texts))
-    for round_ in range(1 + characters // CALL_CHARACTERS if characters else 0):
-        left = SAMPLE_CHARACTERS
-        index = (len(ids) * 2654435761 + round_ * 40503 + len(texts)) % len(texts)
-        for step in range(min(len(texts), 64)):  # short texts: several
-            text = texts[(index + step) % len(texts)]
-            begin, end = offsets[(index + step) % len(texts)], offsets[(index + step) % len(texts) + 1]
-            _compare(text, ids[begin:end], left, encode, decode, where)
-            left -= len(text)
-            if left <= 0:
-                break
+    left = max(MIN_SAMPLE_CHARACTERS, int(SAMPLE * sum(map(len, texts))))
+    first = (len(ids) * 2654435761 + len(texts)) % max(1, len(texts))  # a multiplicative hash (Knuth)
+    for index in [*range(first, len(texts)), *range(first)][:MAX_SAMPLE_TEXTS]:  # several where they are short
+        begin, end = offsets[index], offsets[index + 1]
+        _compare(texts[index], ids[begin:end], left, encode, decode, where)
+        left -= len(texts[index])
+        if left <= 0:
+            break
 
 
 REMEDY = "encode with tokenizer_backend=tokenizers, and report the text to the authors of fastokens"
 
 
 def _compare(text: str, ids: np.ndarray, limit: int, encode: Encode, decode: Decode, where: str) -> None:
-    cut = WORD_END.search(text, limit) if len(text) > limit else None
-    sample = text[: cut.end()] if cut and cut.end() < 2 * limit + 64 else text[: max(limit, 1)]
+    sample = text
+    if len(text) > limit:
+        cut = SAFE_CUT.search(text, limit, 2 * limit)
+        sample = text[: cut.end() if cut else limit]
     expected = np.array(encode(sample), dtype=np.uint32)
     exact = len(sample) == len(text)
-    if not exact and not (cut and cut.end() == len(sample)):
+    if not exact and not cut:
         expected = expected[: len(expected) * 3 // 4]  # no safe place: what stands near the cut proves nothing
     if np.array_equal(ids if exact else ids[: len(expected)], expected):
         return
