@@ -44,6 +44,11 @@ Encode = Callable[[str], list[int]]
 Decode = Callable[[Iterable[int]], str]
 
 
+def is_installed() -> bool:
+    """Whether there is a `fastokens` to import."""
+    return importlib.util.find_spec("fastokens") is not None
+
+
 class Unusable(Exception):
     """`fastokens` is absent, cannot read the tokenizer, or gives other ids; the message says which."""
 
@@ -57,7 +62,7 @@ class FastEncoder:
         Raises:
             Unusable: not installed.
         """
-        if not importlib.util.find_spec("fastokens"):
+        if not is_installed():
             raise Unusable("the package fastokens is not installed (pip install 'modelzoo[fast]')")
         self._native: Any = None
         self._error = ""
