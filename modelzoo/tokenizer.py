@@ -250,6 +250,14 @@ class Tokenizer:
             for token, id_ in self.backend.get_vocab(with_added_tokens=True).items()
         }
 
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """(vocab_size,) int64: how many bytes each id stands for; 0 where it has no token."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for id_, token in self._bytes_of.items():
+            lengths[id_] = len(token)
+        return lengths
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes that the ids stand for. An id with no token (padding of the vocabulary) reads �."""
         return b"".join(self._bytes_of.get(int(id_), "�".encode()) for id_ in ids)
