@@ -97,7 +97,7 @@ def test_sampling_is_even_bounded_and_depends_on_the_names_alone(tmp_path, monke
     assert domain == read_domain("many", "d", tmp_path, max_bytes=4000)
     few = read_domain("few", "d", tmp_path, max_bytes=500)
     assert sum(map(len, few.texts)) <= 500
-    assert [text[:3] for text in few.texts[:-1]] == [text[:3] for text in domain.texts[: len(few.texts) - 1]]
+    assert [text[:3] for text in few.texts[:5]] == [text[:3] for text in domain.texts[:5]]
     assert all(text.endswith("\n") for text in few.texts)  # whole lines
 
 
