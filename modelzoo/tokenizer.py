@@ -197,7 +197,8 @@ class Tokenizer:
         A sample of what a faster backend gives is compared with `tokenizers` in every call.
 
         Returns:
-            ids (n,) uint32, and offsets (len(texts) + 1,) int64: text i has ids[offsets[i] : offsets[i + 1]].
+            ids (n,) uint32, and offsets (len(texts) + 1,) int64: text i has ids[offsets[i] : offsets[i + 1]]. They
+            may be read-only.
 
         Raises:
             UserError: a text holds an unpaired surrogate, which UTF-8 cannot; or the backends differ.
