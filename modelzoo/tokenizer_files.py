@@ -53,15 +53,15 @@ def read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        if end := _end_named_beside(path, content):
-            text = with_end(text, end)
-        return text
-    text = json.dumps(_from_pair(path, content))
-    end = _end_named_beside(path, json.loads(text))
-    return with_end(text, end) if end else text
+        if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
+            content = _from_pair(path, content)
+            text = json.dumps(content)
+        end = _end_named_beside(path, content)
+        return with_end(text, end) if end else text
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # not the shape of such a file
+        raise UserError(f"{path}: cannot be read as a tokenizer ({error!r}); {EXPECTED}") from error
 
 
 def with_end(text: str, token: str) -> str:
@@ -131,10 +131,7 @@ def _from_pair(vocabulary: Path, vocab: Any) -> dict[str, Any]:
         raise UserError(f"{vocabulary}: not a tokenizer.json (it has no `model` section); {EXPECTED}")
     if not merges.is_file():
         raise UserError(f"{merges}: no such file, but {vocabulary.name} needs its merges; {EXPECTED}")
-    try:
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise UserError(f"{merges}: cannot be read as merges ({error}); {EXPECTED}") from error
+    lines = merges.read_text(encoding="utf-8").split("\n")
     pairs = [line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
