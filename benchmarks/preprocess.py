@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,13 +62,15 @@ class Arm:
         """Of the timed runs, seconds."""
         return statistics.median(self.seconds)
 
-    def turn(self, work: Path, environment: dict[str, str], timeout: float, timed: bool) -> None:
+    def turn(self, work: Path, environment: dict[str, str], arguments: argparse.Namespace, timed: bool) -> None:
         """Run once, with an output directory that is removed again."""
         output = work / "output"
         output.mkdir()
         os.sync()  # or this run would pay for writing back the pages of the one before
-        busy = busy_elsewhere()
-        measured = run(self.command, environment | self.environment, work, timeout, sample_memory=not timed)
+        deadline = time.monotonic() + arguments.patience * timed
+        while (busy := busy_elsewhere()) is not None and busy > BUSY and time.monotonic() < deadline:
+            pass
+        measured = run(self.command, environment | self.environment, work, arguments.timeout, sample_memory=not timed)
         try:
             self._record(measured, output, busy, timed)
         finally:
@@ -172,7 +175,7 @@ def take_turns(
             if arm.note:
                 continue
             source.read_bytes()  # in the page cache for everybody
-            arm.turn(work, environment, arguments.timeout, timed=number > 0)
+            arm.turn(work, environment, arguments, timed=number > 0)
             print(f"round {number}/{arguments.rounds} {arm.label}: {arm.note or 'done'}", file=sys.stderr)
             if arm.note and arm.label.startswith("modelzoo"):
                 raise SystemExit(f"{arm.label} {arm.note}")
@@ -225,6 +228,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (%(default)s), after one for memory")
     parser.add_argument("--workers", type=int, default=2, help="of each peer, and cores for all (%(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=30,
+        help="seconds to wait before a timed run for a quiet machine (%(default)s)",
+    )
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one run (%(default)s)")
     parser.add_argument("--work", type=Path, help="directory for outputs, on the disk to be used (temporary)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")

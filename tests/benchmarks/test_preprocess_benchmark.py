@@ -20,7 +20,19 @@ def test_measures_and_compares(tmp_path):
     source, figures = tmp_path / "corpus.jsonl", tmp_path / "figures.json"
     source.write_text("".join(json.dumps({"text": f"the cat saw bird {i}\n"}) + "\n" for i in range(200)))
     small_tokenizer().save(tmp_path / "tokenizer.json")
-    command = [sys.executable, "-m", "benchmarks.preprocess", "--input", source, "--json", figures, "--rounds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.preprocess",
+        "--input",
+        source,
+        "--json",
+        figures,
+        "--rounds",
+        "1",
+        "--patience",
+        "0",
+    ]
     command += ["--tokenizer", tmp_path / "tokenizer.json", "--only", "tokenizers, bare", "gpt-neox"]
     command += ["--ours", "validation_fraction=0"]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
