@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -243,6 +244,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running arm and removes the outputs, as Ctrl-C
     source = arguments.input.resolve()
     if hasattr(os, "sched_setaffinity"):  # children inherit it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.workers])
