@@ -63,6 +63,13 @@ class Arm:
         """Of the timed runs, seconds."""
         return statistics.median(self.seconds)
 
+    @property
+    def latest(self) -> str:
+        """What the latest run gave, for the progress lines."""
+        if self.seconds:
+            return f"{self.seconds[-1]:.2f} s"
+        return "done" if self.peak_bytes is None else f"peak {self.peak_bytes / 1e6:,.0f} MB"
+
     def turn(self, work: Path, environment: dict[str, str], arguments: argparse.Namespace, timed: bool) -> None:
         """Run once, with an output directory that is removed again."""
         output = work / "output"
@@ -177,7 +184,7 @@ def take_turns(
                 continue
             source.read_bytes()  # in the page cache for everybody
             arm.turn(work, environment, arguments, timed=number > 0)
-            print(f"round {number}/{arguments.rounds} {arm.label}: {arm.note or 'done'}", file=sys.stderr)
+            print(f"round {number}/{arguments.rounds} {arm.label}: {arm.note or arm.latest}", file=sys.stderr)
             if arm.note and arm.label.startswith("modelzoo"):
                 raise SystemExit(f"{arm.label} {arm.note}")
 
