@@ -24,10 +24,11 @@ BYTES = 256
 NUM_SPACE_RUNS = 23
 """Runs of 2 to 24 spaces, as in GPT-NeoX-20B's tokenizer."""
 
+PADDING_TOKEN = "<|padding_{}|>"
+
 Positive = Annotated[int, FromFloat, Field(gt=0)]
 
 
-<<<<<<< HEAD
 class Limits(Config):
     """How much is read. What comes later in reading order is left out."""
 
@@ -49,12 +50,6 @@ class Source(Limits):
 
 
 class PreprocessConfig(Limits):
-=======
-PADDING_TOKEN = "<|padding_{}|>"
-
-
-class PreprocessConfig(Config):
->>>>>>> tokenizer
     """Text to a dataset directory."""
 
     name: str

@@ -1,6 +1,6 @@
 """Text to a dataset directory: read and cut, encode in workers, choose, merge, account, rename.
 
-    inputs → lots → chunks → (workers) spill files → selection → shards, manifest
+inputs → lots → chunks → (workers) spill files → selection → shards, manifest
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_preprocessing import ledger
-from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots, sum_so_far
+from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import ChunkEncoder, Outcome
 from data_preprocessing.inputs import InputReader, Progress, stopping

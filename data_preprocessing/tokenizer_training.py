@@ -5,13 +5,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, trainers
 
-<<<<<<< HEAD
-from data_preprocessing.config import TokenizerTrainConfig
-from data_preprocessing.inputs import InputReader, Progress
-=======
 from data_preprocessing.config import PADDING_TOKEN, TokenizerTrainConfig
-from data_preprocessing.inputs import Progress, find_inputs, read_inputs
->>>>>>> tokenizer
+from data_preprocessing.inputs import InputReader, Progress
 from data_preprocessing.readers import Rejected
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer, byte_level, special_token

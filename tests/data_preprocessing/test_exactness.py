@@ -136,7 +136,9 @@ def test_a_planted_loss_is_noticed(base, monkeypatch):
     from data_preprocessing.merge import Merger
 
     blocks = Merger._blocks
-    monkeypatch.setattr(Merger, "_blocks", lambda *a, **k: (block.split(len(block[0]) - 1)[0] for block in blocks(*a, **k)))
+    monkeypatch.setattr(
+        Merger, "_blocks", lambda *a, **k: (block.split(len(block[0]) - 1)[0] for block in blocks(*a, **k))
+    )
     with pytest.raises(AssertionError, match="ledger.pieces_written"):
         run(config(workers=1), base)
     assert not (base / "out").exists()
@@ -345,7 +347,9 @@ def test_a_mode_that_fails_names_the_document(base, monkeypatch, number):
 def test_a_worker_that_dies_names_where(base, monkeypatch):
     line = planted(base)
     break_mode(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match=r"b\.jsonl:(\d+): a worker died \(killed by signal SIGKILL\) between here and b") as e:
+    with pytest.raises(
+        UserError, match=r"b\.jsonl:(\d+): a worker died \(killed by signal SIGKILL\) between here and b"
+    ) as e:
         run(config(workers=2), base)
     first, last = (int(number) for number in re.findall(r"b\.jsonl:(\d+)", str(e.value)))
     assert first <= line <= last + 40
