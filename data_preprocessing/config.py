@@ -1,10 +1,11 @@
 """The YAML of `modelzoo preprocess` and of `modelzoo tokenizer train`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from data_preprocessing.deduplication import DeduplicationConfig
 from data_preprocessing.modes import ModeConfig
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.readers import ReaderConfig
@@ -13,9 +14,11 @@ from modelzoo.base_config import Config, FromFloat, FromList, Problem, kind_of, 
 if TYPE_CHECKING:
     AnyReader = ReaderConfig
     AnyMode = ModeConfig
+    AnyDeduplication = DeduplicationConfig
 else:
     AnyReader = union_of_kinds("data_preprocessing.readers", ReaderConfig)
     AnyMode = union_of_kinds("data_preprocessing.modes", ModeConfig)
+    AnyDeduplication = union_of_kinds("data_preprocessing.deduplication", DeduplicationConfig)
 
 BYTES = 256
 NUM_SPACE_RUNS = 23
@@ -24,49 +27,89 @@ NUM_SPACE_RUNS = 23
 Positive = Annotated[int, FromFloat, Field(gt=0)]
 
 
-class PreprocessConfig(Config):
+class Limits(Config):
+    """How much is read. What comes later in reading order is left out."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the documents that are used, drawn by a hash of their bytes: a growing corpus moves none."""
+    max_documents: Positive | None = None
+    """Stop reading after so many documents."""
+    max_bytes: Positive | None = None
+    """Stop reading with the document that reaches so many UTF-8 bytes."""
+    max_tokens: Positive | None = None
+    """Stop reading with the document that reaches so many tokens, ends of documents included."""
+
+
+class Source(Limits):
+    """One of several sources of text, with limits of its own."""
+
+    reader: AnyReader
+    """Where the text is and what a document is."""
+
+
+class PreprocessConfig(Limits):
     """Text to a dataset directory."""
 
     name: str
     """What the listings call it."""
     description: str = ""
     """One line for the listings."""
-    reader: AnyReader
-    """Where the text is and what a document is."""
+    reader: AnyReader | None = None
+    """Where the text is and what a document is; or several of them, as `sources`."""
+    sources: dict[str, Source] = {}
+    """Readers by name, read one after the other, each with its own limits and its own account."""
+    normalization: Literal["nfc", "ftfy"] | None = None
+    """Changes the text before anything else sees it: Unicode's canonical composition, or ftfy's repairs."""
     mode: AnyMode = LmMode()
     """How a document becomes tokens."""
     tokenizer: str
     """tokenizer.json, a directory holding one, or the vocabulary of GPT-2's pair of files."""
     output: str
     """Directory to write. It appears when it is whole; next to it, `<output>.partial` while it is not."""
+    deduplication: AnyDeduplication | None = None
+    """Which documents count as copies of an earlier one and are left out; null: none."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the documents that go to the split `validation`. Each document is drawn by a hash of its
     bytes: it stays on its side when the corpus grows, and copies of it fall on the same side."""
+    shuffle_seed: int | None = None
+    """Write the documents of each split in a random order, the same for every run with this seed; null: in
+    reading order. Training shuffles its windows in either case."""
     on_error: Literal["stop", "reject"] = "stop"
-    """A document that cannot be read stops the run, or is left out and listed in the manifest. Empty
-    documents are always left out and counted."""
+    """A document that cannot be read stops the run, or is left out and listed in rejected.jsonl. Empty
+    documents are always left out and listed."""
     shard_tokens: Positive = 100_000_000
     """A shard is closed before it exceeds this; a single longer document gets one of its own."""
-    max_documents: Positive | None = None
-    """Stop reading after so many documents."""
-    max_bytes: Positive | None = None
-    """Stop reading with the document that reaches so many UTF-8 bytes."""
+    workers: Positive | None = None
+    """Processes that encode; null: one for each core. The result does not depend on it."""
+    executor: Literal["processes", "ray"] = "processes"
+    """Where the workers run: on this machine, or on a Ray cluster that shares its disk."""
+    tokenizer_backend: Literal["auto", "tokenizers", "fastokens"] = "auto"
+    """What encodes. `auto`: fastokens, where it is installed and gives the ids of `tokenizers`."""
+
+    @property
+    def named_sources(self) -> Mapping[str, Source]:
+        """All sources; a lone reader is one of the name "" without limits of its own."""
+        return self.sources or {"": Source(reader=self.reader)}  # type: ignore[arg-type]
 
     def problems(self) -> Iterator[Problem]:
-        return self.cross_problems({"reader": self.reader, "mode": self.mode})
+        return self.cross_problems({"reader": self.reader, "sources": self.sources, "mode": self.mode})
 
     @classmethod
     def cross_problems(cls, sections: dict[str, Any]) -> Iterator[Problem]:
-        reader, mode = sections.get("reader"), sections.get("mode")
-        if reader is None or mode is None or len(mode.part_names) in (0, reader.num_parts):
-            return
-        names = ", ".join(mode.part_names)
-        yield Problem(
-            ("mode", "kind"),
-            f"needs documents of {len(mode.part_names)} parts ({names}), but those of "
-            f"reader.kind={kind_of(type(reader))} have {reader.num_parts} here; use reader.kind=jsonl "
-            f"with a key for each part, in this order: reader.text_key=[{names}]",
-        )
+        if "reader" in sections and "sources" in sections and bool(sections["reader"]) == bool(sections["sources"]):
+            yield Problem(("reader",), "expected a reader or `sources`, which name several: one of the two")
+        mode, readers = sections.get("mode"), {"reader": sections.get("reader")}
+        readers |= {f"sources.{name}.reader": source.reader for name, source in (sections.get("sources") or {}).items()}
+        for place, reader in readers.items():
+            if reader is None or mode is None or len(mode.part_names) in (0, reader.num_parts):
+                continue
+            names = ", ".join(mode.part_names)
+            yield Problem(
+                ("mode", "kind"),
+                f"needs documents of {len(mode.part_names)} parts ({names}), but those of "
+                f"{place}.kind={kind_of(type(reader))} have {reader.num_parts} here; use {place}.kind=jsonl "
+                f"with a key for each part, in this order: {place}.text_key=[{names}]",
+            )
 
 
 class TokenizerTrainConfig(Config):

@@ -101,6 +101,13 @@ class InputReader:
                 yield item
         self.sha256[name] = counted.finish()
 
+    def hash(self, name: str) -> str:
+        """The sha256 of a file, read now where it was not read to its end before."""
+        if name not in self.sha256:
+            with self.reader.open(self.base_dir, name) as stream:
+                self.sha256[name] = _Counted(stream).finish()
+        return self.sha256[name]
+
     def documents(self, on_error: str) -> Iterator[Document | Rejected]:
         """Every document in order, in this process. Raises UserError as `stop_at` does."""
         for item in self.frames():
@@ -113,7 +120,9 @@ class InputReader:
 def stop_at(rejected: Rejected, on_error: str) -> None:
     """Raise UserError for what cannot be used, with on_error="stop" (what is HARMLESS excepted)."""
     if on_error == "stop" and rejected.reason not in HARMLESS:
-        raise UserError(
-            f"{rejected.place}: {rejected.reason}: {rejected.detail}; "
-            "mend it, or leave such documents out with on_error=reject"
-        )
+        raise UserError(stopping(f"{rejected.place}: {rejected.reason}: {rejected.detail}"))
+
+
+def stopping(failure: str) -> str:
+    """The message for a document that stops the run."""
+    return f"{failure}; mend it, or leave such documents out with on_error=reject"

@@ -1,54 +1,112 @@
 """The account of a run: every document that came in was written, or rejected for a reason."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from data_preprocessing.readers import Rejected
-from modelzoo.data.schema import LedgerInfo, RejectedDocument, SplitInfo
+import numpy as np
 
-MAX_LISTED = 1000
+from data_preprocessing.selection import Selection
+from data_preprocessing.spill import LEFT_OUT, REJECTED, USED, Spill
+from modelzoo.data.schema import LedgerInfo, SourceInfo, SplitInfo, file_sha256
 
 
-class Ledger:
-    """Counts what is read, and at the end holds it against what the writers say they wrote."""
+def account(selection: Selection, splits: Mapping[str, SplitInfo], rejected: Path) -> LedgerInfo:
+    """Write the list of what was rejected, and hold what came in against what the shards hold.
 
-    def __init__(self) -> None:
-        self.documents_in = 0
-        self.bytes_in = 0
-        self.bytes_rejected = 0
-        self.tokens = 0
-        self.rejected_by_reason: Counter[str] = Counter()
-        self.listed: list[RejectedDocument] = []
+    It is counted from the records, and the shards from what was written: an assertion says that both agree.
+    """
+    totals: Counter[str] = Counter()
+    by_source: dict[str, Counter[str]] = {}
+    reasons: Counter[str] = Counter()
+    with rejected.open("w", encoding="utf-8") as file:
+        for chunk, taken in enumerate(selection.taken):
+            counted = _count(selection, chunk)
+            totals += counted
+            by_source.setdefault(taken.source, Counter()).update(counted)
+            for line in _listed(selection, chunk):
+                reasons[line["reason"]] += 1
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    info = LedgerInfo(
+        **{name: totals[name] for name in LedgerInfo.model_fields if name in COUNTED},
+        rejected_by_reason=dict(sorted(reasons.items())),
+        rejected_sha256=file_sha256(rejected),
+        sources={
+            name: SourceInfo(**{field: counts[field] for field in SourceInfo.model_fields})
+            for name, counts in by_source.items()
+            if name
+        },
+    )
+    for problem in problems(info, splits):
+        raise AssertionError(problem)
+    return info
 
-    def read(self, num_bytes: int) -> None:
-        """A document came in that can be used."""
-        self.documents_in += 1
-        self.bytes_in += num_bytes
 
-    def reject(self, rejected: Rejected) -> None:
-        """A document came in that cannot be used."""
-        self.read(rejected.num_bytes)
-        self.bytes_rejected += rejected.num_bytes
-        self.rejected_by_reason[rejected.reason] += 1
-        if len(self.listed) < MAX_LISTED:
-            place = rejected.place._asdict()
-            self.listed.append(RejectedDocument(**place, reason=rejected.reason, detail=rejected.detail))
+COUNTED = {name for name, field in LedgerInfo.model_fields.items() if field.annotation is int}
 
-    def close(self, splits: Iterable[SplitInfo]) -> LedgerInfo:
-        """The finished account. Asserts that it adds up."""
-        splits = list(splits)
-        documents = sum(split.num_documents for split in splits)
-        num_bytes = sum(split.num_bytes for split in splits)
-        tokens = sum(split.num_tokens for split in splits)
-        rejected = self.rejected_by_reason.total()
-        assert self.documents_in == documents + rejected, (self.documents_in, documents, rejected)
-        assert self.bytes_in == num_bytes + self.bytes_rejected, (self.bytes_in, num_bytes)
-        assert self.tokens == tokens, (self.tokens, tokens)
-        return LedgerInfo(
-            documents_in=self.documents_in,
-            bytes_in=self.bytes_in,
-            documents_written=documents,
-            bytes_written=num_bytes,
-            rejected_by_reason=dict(sorted(self.rejected_by_reason.items())),
-            rejected=tuple(self.listed),
-        )
+
+def problems(ledger: LedgerInfo, splits: Mapping[str, SplitInfo]) -> Iterator[str]:
+    """Where the account does not add up."""
+    sums = {
+        "documents_in": ledger.documents_written + ledger.documents_rejected + ledger.documents_left_out,
+        "bytes_in": ledger.bytes_written + ledger.bytes_truncated + ledger.bytes_rejected + ledger.bytes_left_out,
+        "documents_rejected": sum(ledger.rejected_by_reason.values()),
+        "pieces_written": sum(split.num_documents for split in splits.values()),
+        "bytes_written": sum(split.num_bytes for split in splits.values()),
+        "tokens_written": sum(split.num_tokens for split in splits.values()),
+    }
+    for name, total in sums.items():
+        if getattr(ledger, name) != total:
+            yield f"ledger.{name}={getattr(ledger, name)}, but its parts sum to {total}"
+    for name in ("documents_in", "documents_written", "bytes_written", "tokens_written"):
+        total = sum(getattr(source, name) for source in ledger.sources.values())
+        if ledger.sources and getattr(ledger, name) != total:
+            yield f"ledger.{name}={getattr(ledger, name)}, but those of its sources sum to {total}"
+
+
+def _count(selection: Selection, chunk: int) -> Counter[str]:
+    """The numbers of one chunk, from its records, documents and pieces."""
+    taken = selection.taken[chunk]
+    spill: Spill = taken.spill
+    status = spill.read("status", 0, taken.num_records)
+    bytes_in = spill.read("bytes_in", 0, taken.num_records)
+    kept = selection.kept(chunk)
+    text_bytes = np.zeros(len(kept), dtype=np.int64)  # UTF-8 bytes of each document that is used
+    text_bytes[: taken.num_documents] = bytes_in[status == USED]
+    order, lengths, num_bytes = spill.read("order"), np.diff(spill.read("offsets")), spill.read("num_bytes")
+    rows = kept[np.repeat(np.arange(len(kept)), spill.read("pieces"))[order]]
+    duplicates = len(selection.duplicates_in(chunk)[0])
+    duplicate_bytes = int(text_bytes[: taken.num_documents].sum() - text_bytes[kept].sum())
+    return Counter(
+        documents_in=taken.num_records,
+        bytes_in=int(bytes_in.sum()),
+        documents_written=int(kept.sum()),
+        pieces_written=int(rows.sum()),
+        bytes_written=int(num_bytes[rows].sum()),
+        bytes_truncated=int(text_bytes[kept].sum() - num_bytes[rows].sum()),
+        tokens_written=int(lengths[rows].sum()),
+        documents_left_out=int((status == LEFT_OUT).sum()),
+        bytes_left_out=int(bytes_in[status == LEFT_OUT].sum()),
+        documents_rejected=int((status == REJECTED).sum()) + duplicates,
+        bytes_rejected=int(bytes_in[status == REJECTED].sum()) + duplicate_bytes,
+    )
+
+
+def _listed(selection: Selection, chunk: int) -> list[dict[str, Any]]:
+    """What is rejected of one chunk, in reading order."""
+    taken = selection.taken[chunk]
+    status = taken.spill.read("status")
+    records = np.flatnonzero(status == REJECTED)
+    within = int(np.searchsorted(records, taken.num_records))
+    listed = list(zip(records.tolist(), taken.spill.rejections()[:within], strict=False))
+    duplicates, originals = selection.duplicates_in(chunk)
+    if len(duplicates):
+        used = np.flatnonzero(status == USED)[duplicates].tolist()
+        copies = zip(used, selection.places(chunk, duplicates), originals.tolist(), strict=True)
+        for record, (file, unit, number), original in copies:
+            detail = f"of {selection.place(original)}"
+            line = {"file": file, "unit": unit, "number": number, "reason": selection.reason, "detail": detail}
+            listed.append((record, line))
+    return [line for _, line in sorted(listed, key=lambda entry: entry[0])]

@@ -1,23 +1,28 @@
-"""Text to a dataset directory: read, draw the split, encode in batches, write, account, rename."""
+"""Text to a dataset directory: read and cut, encode in workers, choose, merge, account, rename.
 
-import hashlib
+    inputs → lots → chunks → (workers) spill files → selection → shards, manifest
+"""
+
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_preprocessing import ledger
+from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots, sum_so_far
 from data_preprocessing.config import PreprocessConfig
-from data_preprocessing.inputs import Progress, Text, find_inputs, read_inputs
-from data_preprocessing.ledger import Ledger
-from data_preprocessing.modes import Encoded
-from data_preprocessing.readers import Rejected
-from data_preprocessing.writer import ShardWriter
+from data_preprocessing.encoder import ChunkEncoder, Outcome
+from data_preprocessing.inputs import InputReader, Progress, stopping
+from data_preprocessing.merge import Merger
+from data_preprocessing.selection import Limiter, Selection, Taken
+from data_preprocessing.spill import Counts, Spill, find_spill
+from data_preprocessing.workers import encode_here, encode_in_processes
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
     MANIFEST,
+    REJECTED,
     SCHEMA_VERSION,
     TOKENIZER,
     InputFile,
@@ -28,88 +33,256 @@ from modelzoo.data.schema import (
     token_dtype,
     write_manifest,
 )
-from modelzoo.files import OUT_OF_SPACE, exclusive
+from modelzoo.files import OUT_OF_SPACE, exclusive, write_text
 from modelzoo.tokenizer import Tokenizer
 
-BATCH_BYTES = 2**20
-BATCH_DOCUMENTS = 8192
+SMALL_BYTES = 2 * 2**20
+"""Less input than this is not worth a second process."""
+NOT_CONTENT = {"name", "description", "tokenizer", "output", "workers", "executor", "tokenizer_backend"}
+"""Names, places and means decide nothing about the content; the tokenizer stands beside them by its hash."""
 
 
 class Summary(NamedTuple):
     """What a run left behind."""
 
     output: Path
-    manifest: Manifest
-    already_done: bool
+    manifest: Manifest | None
+    """None after one task of several: there is no dataset yet."""
+    already_done: bool = False
     """The same dataset was there before; nothing was written."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+class Task(NamedTuple):
+    """One of several runs that share the work, each perhaps on a machine of its own."""
+
+    index: int
+    count: int
+
+    def has(self, lot: Lot, num_lots: int, chunk: int | None = None) -> bool:
+        """Whether the chunk of this lot, or any chunk of it, is this task's. Reading is shared where lots are many."""
+        if num_lots >= 4 * self.count:
+            return lot.number % self.count == self.index
+        return chunk is None or chunk % self.count == self.index
 
 
 def run(
     config: PreprocessConfig,
     base_dir: Path = Path(),
     on_progress: Callable[[Progress], None] | None = None,
+    task: Task | None = None,
+    merge_tasks: bool = False,
 ) -> Summary:
     """Write the dataset that `config` describes. Relative paths start at `base_dir`.
 
-    Nothing appears at `output` before it is whole, and a failure leaves nothing. Equal inputs, settings and
-    tokenizer give equal bytes; where they are there already, nothing is done.
+    Nothing appears at `output` before it is whole. Equal inputs, settings and tokenizer give equal bytes,
+    for any number of workers; where they are there already, nothing is done. A run that was stopped, or
+    killed, goes on from the chunks that it left in `<output>.partial`.
+
+    With `task`, only that share of the chunks is encoded; when all tasks have run, `merge_tasks` makes the
+    dataset of what they left, without reading the input again.
 
     Raises:
         UserError: input, tokenizer or output is not as it should be; or the disk is full.
     """
-    tokenizer = Tokenizer.load(base_dir / config.tokenizer)
     output = base_dir / config.output
-    job = _Job(config, base_dir, tokenizer, find_inputs(config.reader, base_dir), on_progress)
-    with exclusive(output.with_name(f".{output.name}.lock"), f"writing {output}"):
+    job = _Job(config, base_dir, on_progress)
+    lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task.index}-of-{task.count}.lock"
+    with exclusive(output.with_name(lock), f"writing {output}"):
         if finished := _finished(output, job):
+            shutil.rmtree(job.staging, ignore_errors=True)
             return Summary(output, finished, already_done=True)
-        staging = output.with_name(output.name + ".partial")
-        if staging.exists():
-            shutil.rmtree(staging)
         try:
-            staging.mkdir(parents=True)
-            manifest = job.write(staging)
-            write_manifest(staging, manifest)
-            os.rename(staging, output)
-        except BaseException as error:
-            message = job.out_of_space(error, staging)
-            shutil.rmtree(staging, ignore_errors=True)
-            if message:
+            if task is not None:
+                job.encode_task(task)
+                return Summary(output, None, notes=tuple(job.tokenizer.notes))
+            manifest = job.write(job.encoded_by_tasks() if merge_tasks else job.encode())
+        except OSError as error:
+            if message := job.out_of_space(error):
                 raise UserError(message) from error
             raise
-    return Summary(output, manifest, already_done=False)
+        os.rename(job.dataset, output)
+        shutil.rmtree(job.staging)
+    return Summary(output, manifest, notes=tuple(job.tokenizer.notes))
 
 
 class _Job:
     """The parts of one run."""
 
     def __init__(
-        self,
-        config: PreprocessConfig,
-        base_dir: Path,
-        tokenizer: Tokenizer,
-        inputs: Sequence[InputFile],
-        on_progress: Callable[[Progress], None] | None,
+        self, config: PreprocessConfig, base_dir: Path, on_progress: Callable[[Progress], None] | None
     ) -> None:
         self.config = config
-        self.base_dir = base_dir
-        self.tokenizer = tokenizer
-        self.inputs = inputs
         self.on_progress = on_progress
-        self.ledger = Ledger()
-        self.progress = Progress(0, sum(file.size for file in inputs), 0, 0)
-        # names and places decide nothing about the content; the tokenizer stands beside them by its hash
-        outside = {"name", "description", "tokenizer", "output"}
-        self.settings: dict[str, Any] = config.model_dump(mode="json", exclude=outside)
+        path = config.tokenizer if "://" in config.tokenizer else base_dir / config.tokenizer
+        self.tokenizer = Tokenizer.load(path, config.tokenizer_backend, background=True)
+        config.mode.prepare(self.tokenizer)
+        output = base_dir / config.output
+        self.staging = output.with_name(output.name + ".partial")
+        self.chunks, self.tasks = self.staging / "chunks", self.staging / "tasks"
+        self.dataset = self.staging / "dataset"
+        self.inputs = {name: InputReader(source.reader, base_dir) for name, source in config.named_sources.items()}
+        self.total_bytes = sum(sum(reader.sizes.values()) for reader in self.inputs.values())
+        self.chunk_bytes = chunk_bytes(self.total_bytes)
+        self.lots = list(lots(self.inputs, self.chunk_bytes))
+        self.progress = Progress(0, self.total_bytes, 0, 0, 0)
+        self.settings: dict[str, Any] = config.model_dump(mode="json", exclude=NOT_CONTENT)
         self.tokenizer_info = TokenizerInfo(
-            sha256=tokenizer.sha256,
-            vocab_size=tokenizer.vocab_size,
-            end_of_document_id=tokenizer.end_of_document_id,
+            sha256=self.tokenizer.sha256,
+            vocab_size=self.tokenizer.vocab_size,
+            end_of_document_id=self.tokenizer.end_of_document_id,
         )
+        self._limiter = Limiter(config)
+        self._stop_reading = False
 
-    def write(self, root: Path) -> Manifest:
-        """Write all but the manifest below `root`, and return the manifest."""
-        self.tokenizer.save(root / TOKENIZER)
+    # encoding
+
+    def encode(self) -> list[Taken]:
+        """Encode all chunks up to the limits; what is taken of each, in reading order."""
+        taken: list[Taken] = []
+        order: list[Chunk] = []  # as they were handed out; their frames are let go
+        done: dict[str, Outcome] = {}
+
+        def handed_out() -> Iterator[Chunk]:
+            for chunk in self._read():
+                order.append(chunk._replace(items=()))
+                yield chunk
+
+        for outcome in self._outcomes(handed_out()):
+            done[outcome.chunk] = outcome
+            while len(taken) < len(order) and (ready := done.pop(order[len(taken)].name, None)):
+                self._checked(ready)
+                chunk = order[len(taken)]
+                taken.append(self._limiter.take(Spill(self._path(chunk.name)), chunk.source))
+                self._stop_reading = self._limiter.reached
+        return taken
+
+    def encode_task(self, task: Task) -> None:
+        """Encode the chunks of one task, and leave an account of it for the merge."""
+        mine: dict[str, str] = {}
+        num_chunks: dict[int, int] = {}
+
+        def handed_out() -> Iterator[Chunk]:
+            for chunk in self._read(task, num_chunks):
+                mine[chunk.name] = chunk.digest(self._encoder.settings_of(chunk))
+                yield chunk
+
+        for outcome in self._outcomes(handed_out()):
+            self._checked(outcome)
+        account = {
+            "settings": self.settings,
+            "tokenizer": self.tokenizer_info.sha256,
+            "chunks": mine,
+            "num_chunks": num_chunks,
+            "inputs": {source: reader.sha256 for source, reader in self.inputs.items()},
+        }
+        write_text(self.tasks / f"{task.index}-of-{task.count}.json", json.dumps(account, indent=1))
+
+    def encoded_by_tasks(self) -> list[Taken]:
+        """What `encode` gives, from the accounts that tasks left."""
+        accounts = self._accounts()
+        digests = {name: digest for account in accounts for name, digest in account["chunks"].items()}
+        taken: list[Taken] = []
+        for source, reader in self.inputs.items():
+            for account in accounts:
+                reader.sha256 |= account["inputs"][source]
+        for lot in self.lots:
+            for index in range(max(account["num_chunks"].get(str(lot.number), 0) for account in accounts)):
+                chunk = Chunk(lot.number, index, lot.source, ())
+                if find_spill(self._path(chunk.name), digests[chunk.name]) is None:
+                    raise UserError(f"{self._path(chunk.name)}: missing or damaged; run its task again")
+                taken.append(self._limiter.take(Spill(self._path(chunk.name)), lot.source))
+        return taken
+
+    def _accounts(self) -> list[dict[str, Any]]:
+        found = {path.stem: json.loads(path.read_bytes()) for path in self.tasks.glob("*-of-*.json")}
+        counts = {int(name.split("-of-")[1]) for name in found}
+        if len(counts) != 1:
+            what = f"of different numbers of tasks ({', '.join(sorted(found))})" if found else "no task has ended yet"
+            raise UserError(f"{self.tasks}: {what}; run --task 0/N to --task N-1/N with one N, then merge")
+        count = counts.pop()
+        if missing := [index for index in range(count) if f"{index}-of-{count}" not in found]:
+            raise UserError(
+                f"{self.tasks}: {len(missing)} of {count} tasks have not ended: "
+                + ", ".join(f"--task {index}/{count}" for index in missing)
+            )
+        for name, account in found.items():
+            here = {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256}
+            refuse_differences(f"{self.tasks / name}.json", {key: account[key] for key in here}, here, "run it again")
+        return list(found.values())
+
+    def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
+        """Encode chunks by what the config asks for, and report progress."""
+        self.chunks.mkdir(parents=True, exist_ok=True)
+        workers = self.config.workers or len(os.sched_getaffinity(0))
+        if workers == 1 or self.total_bytes < SMALL_BYTES:
+            outcomes = encode_here(self._encoder, todo)
+        else:
+            outcomes = encode_in_processes(self._encoder, todo, workers)
+        for outcome in outcomes:
+            self._advance(outcome.counts)
+            yield outcome
+
+    @property
+    def _encoder(self) -> ChunkEncoder:
+        return ChunkEncoder(self.config, self.tokenizer, self.chunks)
+
+    def _read(self, task: Task | None = None, num_chunks: dict[int, int] | None = None) -> Iterator[Chunk]:
+        """The chunks of all lots, or of one task's, as long as they are wanted."""
+        for lot in self.lots:
+            if task and not task.has(lot, len(self.lots)):
+                continue
+            if task is None and self._limiter.reached_by(lot.source):
+                continue
+            index = -1
+            for index, chunk in enumerate(chunks(lot, self.inputs[lot.source].frames(lot.files), self.chunk_bytes)):
+                if self._stop_reading:
+                    return
+                if task is None or task.has(lot, len(self.lots), index):
+                    yield chunk
+                if task is None and self._limiter.reached_by(lot.source):
+                    break
+            if num_chunks is not None:
+                num_chunks[lot.number] = index + 1
+
+    def _checked(self, outcome: Outcome) -> None:
+        """Raise what stops the run."""
+        if outcome.crashed:
+            raise RuntimeError(outcome.error)
+        if outcome.counts is None:
+            raise UserError(outcome.error)
+        if outcome.counts.failure and self.config.on_error == "stop":
+            raise UserError(stopping(outcome.counts.failure))
+
+    def _advance(self, counts: Counts | None) -> None:
+        if counts is None:
+            return
+        before = self.progress
+        self.progress = Progress(
+            bytes_done=sum(reader.bytes_done for reader in self.inputs.values()),
+            bytes_total=self.total_bytes,
+            documents=before.documents + counts.documents,
+            tokens=before.tokens + counts.tokens,
+            rejected=before.rejected + counts.rejected,
+        )
+        if self.on_progress:
+            self.on_progress(self.progress)
+
+    def _path(self, chunk: str) -> Path:
+        return self.chunks / f"{chunk}.safetensors"
+
+    # the dataset
+
+    def write(self, taken: list[Taken]) -> Manifest:
+        """Write the whole dataset below the staging directory."""
+        shutil.rmtree(self.dataset, ignore_errors=True)
+        self.dataset.mkdir(parents=True)
+        scratch = self.staging / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        selection = Selection(taken, self.config, scratch)
+        self.tokenizer.save(self.dataset / TOKENIZER)
         header = ShardHeader(
             schema_version=SCHEMA_VERSION,
             tokenizer_sha256=self.tokenizer_info.sha256,
@@ -121,74 +294,34 @@ class _Job:
             num_bytes=0,
             source_config=json.dumps(self.settings, sort_keys=True),
         )
+        merger = Merger(selection, self.config.shuffle_seed, self.config.mode.has_loss_mask)
         names = ["train", "validation"] if self.config.validation_fraction else ["train"]
-        shard_tokens, has_loss_mask = self.config.shard_tokens, self.config.mode.has_loss_mask
-        writers = {name: ShardWriter(root, name, header, shard_tokens, has_loss_mask) for name in names}
-        for texts, encoded in self._encoded():
-            for text, document in zip(texts, encoded, strict=True):
-                split = split_of(text.raw, self.config.validation_fraction)
-                writers[split].add(document, len(text.raw))
-        splits = {name: writer.close() for name, writer in writers.items()}
-        ledger = self.ledger.close(splits.values())
-        for name, split_info in splits.items():
-            if not split_info.num_documents:
-                raise UserError(self._nothing_for(name))
-        return Manifest(
+        splits = {name: merger.write(self.dataset, name, header, self.config.shard_tokens) for name in names}
+        account = ledger.account(selection, splits, self.dataset / REJECTED)
+        for name, split in splits.items():
+            if not split.num_documents:
+                raise UserError(self._nothing_for(name, account.documents_written, account.rejected_by_reason))
+        manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             settings=self.settings,
-            inputs=tuple(self.inputs),
+            inputs=tuple(self._inputs_read(taken)),
             tokenizer=self.tokenizer_info,
             splits=splits,
-            ledger=ledger,
+            ledger=account,
         )
+        write_manifest(self.dataset, manifest)
+        return manifest
 
-    def _encoded(self) -> Iterator[tuple[list[Text], list[Encoded]]]:
-        """Batches of documents with their ids. The next one is encoded while this one is written."""
+    def _inputs_read(self, taken: list[Taken]) -> Iterator[InputFile]:
+        """The files of the lots of which something was taken, or where no limit leaves any out, all."""
+        lots_taken = {int(chunk.spill.path.stem.split("-")[0]) for chunk in taken if chunk.num_records}
+        for lot in self.lots:
+            reader = self.inputs[lot.source]
+            for name in lot.files:
+                if lot.number in lots_taken or not self._limiter.any_set:
+                    yield InputFile(path=name, size=reader.sizes[name], sha256=reader.hash(name))
 
-        def finish(texts: list[Text], future: Future[list[Encoded]], bytes_done: int) -> list[Encoded]:
-            encoded = future.result()
-            self.ledger.tokens += sum(len(document.ids) for document in encoded)
-            documents = self.progress.documents + len(texts)
-            self.progress = Progress(bytes_done, self.progress.bytes_total, documents, self.ledger.tokens)
-            if self.on_progress:
-                self.on_progress(self.progress)
-            return encoded
-
-        with ThreadPoolExecutor(1) as pool:
-            pending: tuple[list[Text], Future[list[Encoded]], int] | None = None
-            for texts, bytes_done in self._batches():
-                documents = [text.document for text in texts]
-                started = (texts, pool.submit(self.config.mode.encode, self.tokenizer, documents), bytes_done)
-                if pending:
-                    yield pending[0], finish(*pending)
-                pending = started
-            if pending:
-                yield pending[0], finish(*pending)
-
-    def _batches(self) -> Iterator[tuple[list[Text], int]]:
-        """About BATCH_BYTES of documents at a time, with the input bytes read so far. Keeps the ledger."""
-        batch: list[Text] = []
-        size = documents = num_bytes = bytes_done = 0
-        max_documents, max_bytes = self.config.max_documents, self.config.max_bytes
-        for item, bytes_done in read_inputs(self.config.reader, self.inputs, self.base_dir, self.config.on_error):
-            if isinstance(item, Rejected):
-                self.ledger.reject(item)
-                continue
-            self.ledger.read(len(item.raw))
-            batch.append(item)
-            size += len(item.raw)
-            documents += 1
-            num_bytes += len(item.raw)
-            if size >= BATCH_BYTES or len(batch) == BATCH_DOCUMENTS:
-                yield batch, bytes_done
-                batch, size = [], 0
-            if documents == max_documents or (max_bytes and num_bytes >= max_bytes):
-                break
-        if batch:
-            yield batch, bytes_done
-
-    def _nothing_for(self, split: str) -> str:
-        written = self.ledger.documents_in - self.ledger.rejected_by_reason.total()
+    def _nothing_for(self, split: str, written: int, reasons: dict[str, int]) -> str:
         if written:
             fraction = self.config.validation_fraction
             return (
@@ -196,33 +329,27 @@ class _Job:
                 f"about {fraction * written:.1f} were to be in validation: read more text, choose a fraction "
                 "nearer to one half, or 0 for no validation"
             )
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.ledger.rejected_by_reason.items())
-        files = ", ".join(file.path for file in self.inputs[:3]) + (", …" if len(self.inputs) > 3 else "")
-        return f"reader.paths: no document in {files} ({reasons or 'no bytes'}); expected text to read there"
+        names = [name for reader in self.inputs.values() for name in reader.names]
+        files = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none is left by its limits"
+        return f"reader.paths: no document in {files} ({why}); expected text to read there"
 
-    def out_of_space(self, error: BaseException, staging: Path) -> str | None:
-        """The message for a full disk, None for any other error. To be asked before staging is removed."""
-        # h5py puts errno into the text only, in some of its errors
-        if not isinstance(error, OSError) or not (
-            error.errno in OUT_OF_SPACE or "No space left" in str(error) or "quota exceeded" in str(error)
-        ):
+    def out_of_space(self, error: OSError) -> str | None:
+        """The message for a full disk, None for any other error."""
+        # h5py and safetensors put errno into the text only, in some of their errors
+        text = str(error).lower()
+        if error.errno not in OUT_OF_SPACE and "no space left" not in text and "quota exceeded" not in text:
             return None
         item = token_dtype(self.tokenizer_info.vocab_size).itemsize + self.config.mode.has_loss_mask
         done = self.progress.bytes_done or 1
-        tokens = self.progress.tokens * self.progress.bytes_total / done or self.progress.bytes_total / 4
-        shard = min(tokens, self.config.shard_tokens)
-        free = shutil.disk_usage(staging.parent).free
+        tokens = self.progress.tokens * self.total_bytes / done or self.total_bytes / 4
+        shutil.rmtree(self.dataset, ignore_errors=True)
+        free = shutil.disk_usage(self.staging.parent).free
         return (
-            f"{staging}: no space left on the device ({free / 1e6:,.0f} MB free); the dataset needs about "
-            f"{(tokens + shard) * item / 1e6:,.0f} MB, a shard of it twice while it is written; free some, "
-            "or choose an `output` elsewhere. What was written has been removed"
+            f"{self.staging}: no space left on the device ({free / 1e6:,.0f} MB free); a run needs about "
+            f"{2 * tokens * item / 1e6:,.0f} MB, half of it only until it ends. Free some, and the same command goes "
+            f"on from what is done; or choose an `output` elsewhere, and delete {self.staging}"
         )
-
-
-def split_of(raw: bytes, validation_fraction: float) -> str:
-    """The split that a document with these bytes belongs to."""
-    draw = int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
-    return "validation" if draw < validation_fraction * 2**64 else "train"
 
 
 def _finished(output: Path, job: _Job) -> Manifest | None:
@@ -234,21 +361,33 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
             return None
         raise UserError(f"{output}: exists and is not a dataset; choose another `output`, or delete it")
     manifest = read_manifest(output)
-    there = _flat({"settings": manifest.settings, **_identity(manifest.tokenizer, manifest.inputs)})
-    here = _flat({"settings": job.settings, **_identity(job.tokenizer_info, job.inputs)})
-    different = [key for key in dict.fromkeys((*there, *here)) if there.get(key) != here.get(key)]
-    if different:
-        lines = [f"  {key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in different]
-        raise UserError(
-            f"{output}: holds a dataset of other settings, inputs or tokenizer:\n"
-            + "\n".join(lines)
-            + "\nchoose another `output`, or delete it"
-        )
+    there: dict[str, Any] = {"settings": manifest.settings, "tokenizer": manifest.tokenizer.sha256}
+    here: dict[str, Any] = {"settings": job.settings, "tokenizer": job.tokenizer_info.sha256}
+    if _flat(there) == _flat(here):  # only then are the files worth reading
+        there["inputs"] = {file.path: file.sha256 for file in manifest.inputs}
+        here["inputs"] = {
+            name: reader.hash(name)
+            for reader in job.inputs.values()
+            for name in reader.names
+            if name in there["inputs"] or not job._limiter.any_set
+        }
+    refuse_differences(
+        f"{output}: holds a dataset of other settings, inputs or tokenizer",
+        there,
+        here,
+        "choose another `output`, or delete it",
+    )
     return manifest
 
 
-def _identity(tokenizer: TokenizerInfo, inputs: Sequence[InputFile]) -> dict[str, Any]:
-    return {"tokenizer": tokenizer.sha256, "inputs": {file.path: file.sha256 for file in inputs}}
+def refuse_differences(what: str, there: dict[str, Any], here: dict[str, Any], remedy: str) -> None:
+    """Raise UserError with every key whose values differ."""
+    flat_there, flat_here = _flat(there), _flat(here)
+    keys = dict.fromkeys((*flat_there, *flat_here))
+    different = [key for key in keys if flat_there.get(key) != flat_here.get(key)]
+    if different:
+        lines = [f"  {key}: {flat_there.get(key)!r} there, {flat_here.get(key)!r} here" for key in different]
+        raise UserError(f"{what}:\n" + "\n".join(lines) + f"\n{remedy}")
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

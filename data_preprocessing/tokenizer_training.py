@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, trainers
 
 from data_preprocessing.config import TokenizerTrainConfig
-from data_preprocessing.inputs import Progress, find_inputs, read_inputs
+from data_preprocessing.inputs import InputReader, Progress
 from data_preprocessing.readers import Rejected
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer, byte_level, special_token
@@ -72,9 +72,8 @@ class _Texts:
         self, config: TokenizerTrainConfig, base_dir: Path, on_progress: Callable[[Progress], None] | None
     ) -> None:
         self.config = config
-        self.base_dir = base_dir
         self.on_progress = on_progress
-        self.inputs = find_inputs(config.reader, base_dir)
+        self.inputs = InputReader(config.reader, base_dir)
         self.num_bytes = 0
         self.error: Exception | None = None
 
@@ -86,15 +85,15 @@ class _Texts:
             self.error = error
 
     def _read(self) -> Iterator[list[str]]:
-        total = sum(file.size for file in self.inputs)
+        total = sum(self.inputs.sizes.values())
         documents = 0
-        for item, bytes_done in read_inputs(self.config.reader, self.inputs, self.base_dir, self.config.on_error):
+        for item in self.inputs.documents(self.config.on_error):
             if isinstance(item, Rejected):
                 continue
-            yield [item.document.text]
+            yield [item.text]
             documents += 1
-            self.num_bytes += len(item.raw)
+            self.num_bytes += len(item.text.encode())
             if self.on_progress:
-                self.on_progress(Progress(bytes_done, total, documents, 0))
+                self.on_progress(Progress(self.inputs.bytes_done, total, documents, 0))
             if self.config.max_bytes and self.num_bytes >= self.config.max_bytes:
                 return

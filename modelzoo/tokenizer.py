@@ -1,30 +1,34 @@
-"""Text to token ids and back, byte for byte. A thin wrapper of `tokenizers`; no torch."""
+"""Text to token ids and back, byte for byte. `tokenizers` is the authority, `fastokens` the speed; no torch."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Literal, get_args
 
 import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from modelzoo import tokenizer_files
 from modelzoo.base_config import UserError
+from modelzoo.fast_tokenizer import FastEncoder, Unusable, check_sample
 from modelzoo.files import write_text
+from modelzoo.tokenizer_cuts import is_cuttable, pieces
+from modelzoo.tokenizer_files import END_OF_DOCUMENT, EXPECTED
 
-END_OF_DOCUMENT = "<|endoftext|>"
-PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-"""How GPT-2's two files (vocabulary, merges) are named: by OpenAI, and by everybody since."""
+TokenizerBackend = Literal["auto", "tokenizers", "fastokens"]
+"""`auto`: fastokens where it is installed and agrees with tokenizers, else tokenizers, with a note."""
+
+GROUP_CHARACTERS = 2**20
+"""Text given to `tokenizers` at once: its results take 100 bytes a token until they are copied."""
 
 NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 """Bytes that no text holds; GPT-NeoX-20B's vocabulary leaves them out."""
-
-EXPECTED = (
-    "expected a tokenizer.json, a directory holding one, or GPT-2's pair of files "
-    "(encoder.json with vocab.bpe, or vocab.json with merges.txt)"
-)
 
 
 def byte_symbols() -> dict[str, int]:
@@ -45,16 +49,36 @@ class Tokenizer:
     end-of-document id only ever comes from the program. Encoding and decoding give back the same bytes
     for any valid Unicode text, unless the file itself asks for a normalizer: GPT-NeoX-20B's applies NFC,
     which is kept so that ids equal the released model's.
+
+    The end of a document is `<|endoftext|>` where the vocabulary has it; else the token that the file's template
+    appends to a text, or `eos_token` of the Hugging Face files beside it.
+
+    Attributes:
+        backend: the `tokenizers` object, whose ids are right by definition.
+        notes: lines for the person at the terminal, to be printed once after `prepare` or the first encoding.
     """
 
-    def __init__(self, backend: Backend, path: str | Path) -> None:
-        """Wrap a `tokenizers` object. `path` says where it came from, for messages.
+    def __init__(
+        self,
+        backend: Backend,
+        path: str | Path,
+        choice: TokenizerBackend = "auto",
+        loading: FastEncoder | None = None,
+    ) -> None:
+        """Wrap a `tokenizers` object. `path` says where it came from, for messages; `choice` is `load`'s `backend`.
 
         Raises:
-            UserError: it is not byte-level, or has no `<|endoftext|>`.
+            UserError: it is not byte-level, draws its merges by chance, or has no token that ends a document.
         """
+        if choice not in get_args(TokenizerBackend):
+            raise UserError(f"tokenizer_backend={choice}: expected one of {', '.join(get_args(TokenizerBackend))}")
         self.path = Path(path)
         self.backend = backend
+        self.notes: list[str] = []
+        self._choice: TokenizerBackend = choice
+        self._fast = loading
+        self._prepared = choice == "tokenizers"
+        self._preparing = Lock()
         backend.encode_special_tokens = True
         backend.no_truncation()  # files saved while fine-tuning carry both, and would cut documents
         backend.no_padding()
@@ -70,39 +94,65 @@ class Tokenizer:
                 f"{len(missing)} bytes missing); use one in the style of GPT-2 or GPT-NeoX, "
                 "or train one: modelzoo tokenizer train CONFIG"
             )
-        if backend.token_to_id(END_OF_DOCUMENT) is None:
+        if self._specification["model"].get("dropout"):
+            raise UserError(f"{path}: model.dropout gives a text other ids each time; set it to null in the file")
+        end = tokenizer_files.end_of_document(self._specification)
+        if end is None or backend.token_to_id(end) is None:
             raise UserError(
-                f"{path}: no token {END_OF_DOCUMENT}, which separates documents; add it to the tokenizer's added_tokens"
+                f"{path}: no token {END_OF_DOCUMENT}, which separates documents, and no eos_token that could; "
+                "add it to the tokenizer's added_tokens"
             )
+        self.end_of_document_token = end
+        """The token written after every document."""
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json, a directory holding one, or GPT-2's pair of files.
+    def load(cls, path: str | Path, backend: TokenizerBackend = "auto", background: bool = False) -> "Tokenizer":
+        """Read a tokenizer.json, a directory holding one, GPT-2's pair of files, or `hf://owner/name[@revision]`.
 
         A pair is named by its directory or by its vocabulary file (`gpt2-encoder.json` beside
         `gpt2-vocab.bpe` is found too).
 
+        Args:
+            backend: what encodes. A faster one than `tokenizers` is loaded when it is first needed.
+            background: load it now, in a thread beside: for whoever will encode much.
+
         Raises:
             UserError: nothing there, or not a tokenizer.
         """
-        path = Path(path)
-        if path.is_dir():
-            names = ["tokenizer.json", *(vocabulary for vocabulary, _ in PAIRS)]
-            found = [path / name for name in names if (path / name).is_file()]
-            if not found:
-                raise UserError(f"{path}: no tokenizer in this directory; {EXPECTED}")
-            return cls.load(found[0])
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; {EXPECTED}")
+        file = tokenizer_files.find(path)
+        text = tokenizer_files.read(file)
+        loading = None
+        if background and backend != "tokenizers":
+            with suppress(Unusable):  # `prepare` will say so
+                loading = FastEncoder(text)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and isinstance(content.get("model"), dict):
-                return cls(Backend.from_file(str(path)), path)
-        except UserError:
-            raise
+            authority = Backend.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f"{path}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
-        return cls(_from_pair(path), path)
+            raise UserError(f"{file}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
+        return cls(authority, file, backend, loading)
+
+    def prepare(self) -> None:
+        """Finish all loading: to be called before worker processes are forked. Starts no thread that stays.
+
+        Raises:
+            UserError: `backend="fastokens"` was asked for, and it is not installed or gives other ids.
+        """
+        with self._preparing:
+            if self._prepared:
+                return
+            try:
+                self._fast = self._fast or FastEncoder(self.backend.to_str())
+                self._fast.prepare(self.encode, [added["content"] for added in self._specification["added_tokens"]])
+            except Unusable as reason:
+                self._fast = None
+                if self._choice == "fastokens":
+                    raise UserError(f"{self.path}: {reason}; use tokenizer_backend=tokenizers") from None
+                self.notes.append(f"{self.path}: {reason}; encoding with tokenizers, which is far slower")
+            self._prepared = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a spawned process, which loads its own backends from the same text."""
+        return _restore, (self.backend.to_str(), str(self.path), self._choice)
 
     @cached_property
     def _specification(self) -> dict[str, Any]:
@@ -112,6 +162,8 @@ class Tokenizer:
     def sha256(self) -> str:
         """Fingerprint of all that decides which ids a text gets; equal before `save` and after `load`."""
         parts = {name: self._specification[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        if self.end_of_document_token != END_OF_DOCUMENT:
+            parts["end_of_document"] = self.end_of_document_token
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -121,32 +173,65 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
-    def end_of_document_token(self) -> str:
-        """The token written after every document."""
-        return END_OF_DOCUMENT
-
-    @property
     def end_of_document_id(self) -> int:
         """The id written after every document."""
-        id_ = self.backend.token_to_id(END_OF_DOCUMENT)
+        id_ = self.backend.token_to_id(self.end_of_document_token)
         assert id_ is not None
         return id_
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, with nothing added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, uint32, with nothing added. Uses all cores and releases the GIL."""
-        ids, offsets = self.encode_batch_flat(texts)
-        return np.split(ids, offsets[1:-1])[: len(texts)]
+        """The ids of one text, with nothing added, by `tokenizers`. Raises UserError for an unpaired surrogate."""
+        try:
+            return [
+                id_ for piece in self._pieces(text) for id_ in self.backend.encode(piece, add_special_tokens=False).ids
+            ]
+        except TypeError:
+            _refuse_surrogates([text])
+            raise
 
     def encode_batch_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all texts one after the other (num_ids,) uint32, and where each begins (texts + 1,) int64."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        arrays = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
-        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
-        return np.concatenate([np.empty(0, np.uint32), *arrays]), offsets
+        """The ids of many texts, with nothing added, in one array. Releases the GIL.
+
+        A sample of what a faster backend gives is compared with `tokenizers` in every call.
+
+        Returns:
+            ids (n,) uint32, and offsets (len(texts) + 1,) int64: text i has ids[offsets[i] : offsets[i + 1]].
+
+        Raises:
+            UserError: a text holds an unpaired surrogate, which UTF-8 cannot; or the backends differ.
+        """
+        self.prepare()
+        try:
+            if self._fast is None:
+                return self._encode_with_authority(texts)
+            ids, offsets = self._fast.encode(texts)
+        except (TypeError, UnicodeEncodeError):
+            _refuse_surrogates(texts)
+            raise
+        check_sample(texts, ids, offsets, self.encode, self.decode, str(self.path))
+        return ids, offsets
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, uint32: views of what `encode_batch_flat` gives."""
+        ids, offsets = self.encode_batch_flat(texts)
+        return [ids[begin:end] for begin, end in pairwise(offsets)]
+
+    def _encode_with_authority(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        parts: list[np.ndarray] = [np.empty(0, dtype=np.uint32)]
+        counts = np.zeros(len(texts) + 1, dtype=np.int64)
+        for group in _groups((index, piece) for index, text in enumerate(texts) for piece in self._pieces(text)):
+            encodings = self.backend.encode_batch_fast([piece for _, piece in group], add_special_tokens=False)
+            for (index, _), encoding in zip(group, encodings, strict=True):
+                parts.append(np.array(encoding.ids, dtype=np.uint32))
+                counts[index + 1] += len(parts[-1])
+        return np.concatenate(parts), np.cumsum(counts)
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        return pieces(text) if self._is_cuttable else iter((text,))
+
+    @cached_property
+    def _is_cuttable(self) -> bool:
+        return is_cuttable(self._specification)
 
     @cached_property
     def _bytes_of(self) -> dict[int, bytes]:
@@ -167,7 +252,10 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        write_text(Path(path), self.backend.to_str())
+        text = self.backend.to_str()
+        if tokenizer_files.end_of_document(json.loads(text)) != self.end_of_document_token:
+            text = tokenizer_files.with_end(text, self.end_of_document_token)
+        write_text(Path(path), text)
 
 
 def byte_level(model: models.Model) -> Backend:
@@ -183,19 +271,30 @@ def special_token(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
 
 
-def _from_pair(vocabulary: Path) -> Backend:
-    for first, second in PAIRS:
-        if vocabulary.name.endswith(first):
-            merges = vocabulary.with_name(vocabulary.name.removesuffix(first) + second)
-            break
-    else:
-        raise UserError(f"{vocabulary}: not a tokenizer.json (it has no `model` section); {EXPECTED}")
-    if not merges.is_file():
-        raise UserError(f"{merges}: no such file, but {vocabulary.name} needs its merges; {EXPECTED}")
-    try:
-        backend = byte_level(models.BPE.from_file(str(vocabulary), str(merges)))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"{vocabulary}, {merges}: cannot be read as a BPE vocabulary ({error}); {EXPECTED}") from error
-    if backend.token_to_id(END_OF_DOCUMENT) is not None:
-        backend.add_special_tokens([special_token(END_OF_DOCUMENT)])
-    return backend
+def _restore(text: str, path: str, choice: TokenizerBackend) -> Tokenizer:
+    return Tokenizer(Backend.from_str(text), path, choice)
+
+
+def _groups(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Runs of numbered pieces of about GROUP_CHARACTERS."""
+    group: list[tuple[int, str]] = []
+    characters = 0
+    for item in numbered:
+        group.append(item)
+        characters += len(item[1])
+        if characters >= GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts, 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"text {number} of {len(texts)}: \\u{ord(text[error.start]):04x} at character {error.start} stands "
+                "alone, which no UTF-8 text can hold; mend it, or leave the text out"
+            ) from None

@@ -15,7 +15,11 @@ ALLOWED = {
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.yaml_source": CONFIG_LAYER,
     "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.yaml_source"},
-    "modelzoo.tokenizer": CONFIG_LAYER,
+    "modelzoo.tokenizer": CONFIG_LAYER
+    | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
+    "modelzoo.fast_tokenizer": CONFIG_LAYER,
+    "modelzoo.tokenizer_cuts": set(),
+    "modelzoo.tokenizer_files": CONFIG_LAYER,
     "modelzoo.model": CONFIG_LAYER | {"modelzoo.model"},
     "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},

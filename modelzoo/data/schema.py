@@ -1,6 +1,6 @@
 """The file format in which preprocessing and training meet: HDF5 shards and one manifest. No torch.
 
-A dataset is a directory: `manifest.json`, `tokenizer.json`, and shards `SPLIT/00000.h5`, `SPLIT/00001.h5` …
+A dataset is a directory: `manifest.json`, `rejected.jsonl`, `tokenizer.json`, and shards `SPLIT/00000.h5` …
 Each shard holds whole documents:
 
     tokens            (num_tokens,)         uint16, or uint32 above 65,536 ids; contiguous, uncompressed
@@ -12,9 +12,10 @@ The end-of-document id is the last token of every document. The attributes of th
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,12 +24,10 @@ from pydantic import ValidationError
 from modelzoo.base_config import Config, UserError
 from modelzoo.files import write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
 TOKENIZER = "tokenizer.json"
-BLOCK = 4 * 2**20
-"""Elements copied at a time while a shard is written."""
-
 
 class ShardHeader(NamedTuple):
     """The attributes of one shard."""
@@ -82,7 +81,7 @@ class SplitInfo(Config):
 
 
 class RejectedDocument(Config):
-    """A document that was left out: `unit` and `number` say where in the file (line 11, document 3)."""
+    """One line of rejected.jsonl: `unit` and `number` say where in the file (line 11, document 3)."""
 
     file: str
     unit: str
@@ -91,17 +90,41 @@ class RejectedDocument(Config):
     detail: str
 
 
+class SourceInfo(Config):
+    """What one source gave."""
+
+    documents_in: int
+    documents_written: int
+    bytes_written: int
+    tokens_written: int
+
+
 class LedgerInfo(Config):
-    """Every document of the input: written, or rejected with its reason. The bytes of what was written are
-    UTF-8 bytes of text, the bytes of what was rejected are those of the file."""
+    """Every document of the input: written, or rejected with its reason, or outside the `fraction`.
+
+    It adds up: documents_in = documents_written + documents_rejected + documents_left_out, and the bytes
+    alike, with bytes_truncated beside bytes_written. Bytes are UTF-8 bytes of text, those of what could not
+    be read are bytes of the file. tokens_written = the tokens of all documents + one end for each piece.
+    """
 
     documents_in: int
     bytes_in: int
     documents_written: int
+    pieces_written: int
+    """Documents of the dataset: more than documents_written where the mode splits."""
     bytes_written: int
+    bytes_truncated: int
+    """Of documents that were written in part."""
+    tokens_written: int
+    documents_left_out: int
+    bytes_left_out: int
+    documents_rejected: int
+    bytes_rejected: int
     rejected_by_reason: dict[str, int]
-    rejected: tuple[RejectedDocument, ...]
-    """The first of them; `rejected_by_reason` counts them all."""
+    rejected_sha256: str
+    """Of rejected.jsonl, which lists every one of them in reading order."""
+    sources: dict[str, SourceInfo]
+    """By name, where there are several."""
 
 
 class Manifest(Config):
@@ -115,11 +138,49 @@ class Manifest(Config):
     ledger: LedgerInfo
 
 
-class Blocks(Protocol):
-    """What a shard is written from: an array, or a file that is read slice by slice."""
+class Pieces(NamedTuple):
+    """Documents as a shard holds them, one after the other."""
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+    lengths: np.ndarray
+    """(P,) int64: tokens of each."""
+    num_bytes: np.ndarray
+    """(P,) int64: UTF-8 bytes of the text of each."""
+    tokens: np.ndarray | None
+    """(sum of lengths,); None where only lengths are asked for."""
+    loss_mask: np.ndarray | None = None
+    """(sum of lengths,) uint8, in a mode with one."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Pieces"]) -> "Pieces":
+        """All parts one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*parts, strict=True)
+        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
+
+    def take(self, order: np.ndarray) -> "Pieces":
+        """These of them, in this order."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        flat = [values if values is None else gather(values, starts[order], self.lengths[order]) for values in self[2:]]
+        return Pieces(self.lengths[order], self.num_bytes[order], *flat)
+
+    def split(self, count: int) -> tuple["Pieces", "Pieces | None"]:
+        """The first `count` of them, and the others; None for no others."""
+        if count >= len(self.lengths):
+            return self, None
+        at = int(self.lengths[:count].sum())
+        head = [values if values is None else values[:at] for values in self[2:]]
+        tail = [values if values is None else values[at:] for values in self[2:]]
+        return (
+            Pieces(self.lengths[:count], self.num_bytes[:count], *head),
+            Pieces(self.lengths[count:], self.num_bytes[count:], *tail),
+        )
+
+
+def gather(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The slices of `values` that begin at `starts` and have these lengths, in this order."""
+    parts = [values[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    return np.concatenate([values[:0], *parts])
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -127,39 +188,34 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def write_shard(
-    path: Path,
-    header: ShardHeader,
-    tokens: Blocks,
-    document_offsets: Blocks,
-    loss_mask: Blocks | None = None,
-) -> None:
-    """Write one shard, copying block by block. Equal content gives equal bytes.
+def write_shard(path: Path, header: ShardHeader, blocks: Iterable[Pieces], has_loss_mask: bool) -> None:
+    """Write one shard block by block, and force it to the disk. Equal content gives equal bytes.
 
     Args:
         path: file to write; its directory exists.
         header: counts included.
-        tokens: (num_tokens,)
-        document_offsets: (num_documents + 1,)
-        loss_mask: (num_tokens,) or None
+        blocks: all documents, in order.
+        has_loss_mask: the blocks hold one.
     """
-    assert len(tokens) == header.num_tokens, (len(tokens), header)
-    assert len(document_offsets) == header.num_documents + 1, (len(document_offsets), header)
-    assert loss_mask is None or len(loss_mask) == len(tokens), len(tokens)
     with h5py.File(path, "w") as file:
         for name, value in header._asdict().items():
             file.attrs[name] = value
-        _write_dataset(file, "tokens", token_dtype(header.vocab_size), tokens)
-        _write_dataset(file, "document_offsets", np.dtype("<u8"), document_offsets)
-        if loss_mask is not None:
-            _write_dataset(file, "loss_mask", np.dtype("u1"), loss_mask)
-
-
-def _write_dataset(file: h5py.File, name: str, dtype: np.dtype, blocks: Blocks) -> None:
-    dataset = file.create_dataset(name, shape=(len(blocks),), dtype=dtype)
-    for start in range(0, len(blocks), BLOCK):
-        block = blocks[start : start + BLOCK]
-        dataset[start : start + len(block)] = block
+        tokens = file.create_dataset("tokens", (header.num_tokens,), token_dtype(header.vocab_size))
+        offsets = file.create_dataset("document_offsets", (header.num_documents + 1,), np.dtype("<u8"))
+        loss_mask = file.create_dataset("loss_mask", (header.num_tokens,), np.dtype("u1")) if has_loss_mask else None
+        offsets[0] = num_documents = num_tokens = num_bytes = 0
+        for block in blocks:
+            assert block.tokens is not None
+            end = num_tokens + len(block.tokens)
+            tokens[num_tokens:end] = block.tokens
+            if loss_mask is not None:
+                loss_mask[num_tokens:end] = block.loss_mask
+            offsets[num_documents + 1 : num_documents + 1 + len(block.lengths)] = num_tokens + np.cumsum(block.lengths)
+            num_documents, num_tokens = num_documents + len(block.lengths), end
+            num_bytes += int(block.num_bytes.sum())
+        assert (num_documents, num_tokens, num_bytes) == header[5:8], (num_documents, num_tokens, num_bytes, header)
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def open_shard(path: Path) -> ShardHeader:

@@ -10,7 +10,8 @@ from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.modes import Encoded
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.modes.prompt_completion import PromptCompletionMode
-from data_preprocessing.pipeline import run, split_of
+from data_preprocessing.encoder import split_of
+from data_preprocessing.pipeline import run
 from data_preprocessing.readers import Document, Place
 from modelzoo.base_config import UserError
 from modelzoo.config_files import load_config

@@ -1,0 +1,167 @@
+"""Processes that encode chunks. What one of them cannot do ends the run, with the place where it stood."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from data_preprocessing.chunks import Chunk
+from data_preprocessing.encoder import ChunkEncoder, Outcome
+from modelzoo.base_config import UserError
+
+T = TypeVar("T")
+
+
+def encode_here(encoder: ChunkEncoder, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    """In this process, without workers."""
+    encoder.tokenizer.prepare()
+    yield from map(encoder, chunks)
+
+
+def encode_in_processes(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers: int) -> Iterator[Outcome]:
+    """Outcomes in the order in which they come. A chunk is read ahead while the workers are busy.
+
+    Raises:
+        UserError: a worker died; names what it worked on.
+    """
+    # A fork has the tokenizer already, and shares its memory; elsewhere, or beside threads, it is unsafe
+    forks = sys.platform == "linux" and threading.active_count() == 1
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    encoder.tokenizer.prepare()
+    pool = [_Worker(context, encoder) for _ in range(workers)]
+    ahead = _ReadAhead(chunks)
+    try:
+        yield from _share_out(pool, ahead)
+    finally:
+        ahead.stop()
+        for worker in pool:
+            worker.stop()
+
+
+def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outcome]:
+    idle, busy = list(pool), dict[Any, _Worker]()
+    ended = False
+    while busy or not ended:
+        while idle and not ended:
+            chunk = next(chunks, None)
+            if chunk is None:
+                ended = True
+            else:
+                worker = idle.pop()
+                worker.send(chunk)
+                busy[worker.connection] = worker
+        for connection in wait(list(busy)):
+            worker = busy.pop(connection)
+            yield worker.receive()
+            idle.append(worker)
+
+
+class _Worker:
+    """One process, and the chunk that it has."""
+
+    def __init__(self, context: Any, encoder: ChunkEncoder) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, encoder, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.chunk: Chunk | None = None
+
+    def send(self, chunk: Chunk) -> None:
+        self.chunk = chunk
+        try:
+            self.connection.send(chunk)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._died() from None
+
+    def receive(self) -> Outcome:
+        try:
+            outcome = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._died() from None
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    def _died(self) -> UserError:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"killed by signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        assert self.chunk is not None
+        return UserError(
+            f"{self.chunk.first}: a worker died ({how}) between here and {self.chunk.last}; if memory ran out, use "
+            "fewer workers (workers=1). The same command goes on from the chunks that are done"
+        )
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # one thread a worker: the workers are the parallelism
+    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
+    while True:
+        while not connection.poll(2):
+            if os.getppid() != parent:  # killed: a fork keeps the other ends of its siblings' pipes open
+                return
+        try:
+            chunk = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome: Outcome | OSError = encoder(chunk)
+        except OSError as error:
+            outcome = OSError(error.errno, error.strerror or str(error), error.filename)
+        connection.send(outcome)
+
+
+class _ReadAhead(Iterator[T]):
+    """An iterator run by a thread, a few items ahead."""
+
+    DEPTH = 2
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._queue: queue.Queue[tuple[bool, Any]] = queue.Queue(self.DEPTH)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, args=(items,), daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterable[T]) -> None:
+        try:
+            for item in items:
+                self._put((True, item))
+                if self._stopped:
+                    return
+            self._put((False, None))
+        except BaseException as error:
+            self._put((False, error))
+
+    def _put(self, entry: tuple[bool, Any]) -> None:
+        while not self._stopped:
+            try:
+                return self._queue.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def __next__(self) -> T:
+        more, item = self._queue.get()
+        if more:
+            return item  # type: ignore[no-any-return]
+        self._queue.put((False, None))
+        if item is not None:
+            raise item
+        raise StopIteration
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._thread.join()
