@@ -104,7 +104,7 @@ FORMATS = {
     ".gz": _Format(_Gzip, 2**16),  # which loses nothing
     ".xz": _Format(lzma.LZMADecompressor, 2**10),
     ".bz2": _Format(bz2.BZ2Decompressor, 2**10),
-    ".zst": _Format(_Zstandard, 2**12),
+    ".zst": _Format(_Zstandard, 2**9),
 }
 ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
 
@@ -118,17 +118,23 @@ class Unpacked(Stream):
         self._state: Decompressor | None = None  # between two members
         self._any = False
         self._input = b""
-        self._output = b""
+        self._output, self._given = b"", 0  # the latest piece, and how much of it was passed on
         self._ended = False
 
     def read(self, size: int = -1) -> bytes:
-        pieces, missing = [self._output], size - len(self._output)
-        while (size < 0 or missing > 0) and (piece := self._next()):
-            pieces.append(piece)
+        if size < 0:
+            return b"".join(iter(lambda: self.read(OUTPUT_BYTES), b""))
+        pieces, missing = [], size
+        while missing:
+            if self._given == len(self._output):
+                self._output, self._given = self._next(), 0
+                if not self._output:
+                    break
+            piece = self._output[self._given : self._given + missing]
+            self._given += len(piece)
             missing -= len(piece)
-        data = b"".join(pieces)
-        self._output = data[size:] if size >= 0 else b""
-        return data[:size] if self._output else data
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _next(self) -> bytes:
         """Some more bytes; none at the end, or where the rest is damaged."""

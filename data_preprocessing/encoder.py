@@ -305,4 +305,3 @@ class _ChunkTables:
 
 def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *parts])
-

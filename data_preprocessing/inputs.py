@@ -94,6 +94,7 @@ class InputReader:
             return
         for member, content in members(cast(BinaryIO, counted), name, self.reader.wants):
             if isinstance(content, Rejected):
+                self._position = counted.num_bytes
                 yield content
                 continue
             for item in self.reader.frames(content, member):

@@ -1,6 +1,6 @@
 """Text to a dataset directory: read and cut, encode in workers, choose, merge, account, rename.
 
-    inputs → lots → chunks → (workers) spill files → selection → shards, manifest
+inputs → lots → chunks → (workers) spill files → selection → shards, manifest
 """
 
 import json

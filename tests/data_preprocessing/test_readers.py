@@ -51,7 +51,7 @@ def test_separators_that_overlap_are_found_from_the_left(monkeypatch, frame_byte
 @pytest.mark.parametrize(("separator", "kind"), [("\n", "text"), ("<end>", "text"), ("abab", "text"), ("\n", "jsonl")])
 def test_a_record_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes, separator, kind):
     monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
-    records = [f'{{"text": "{body}"}}' for body in ("one", "ab" * 12, "", "12345678", "123456789", "é")]
+    records = [f'{{"text": "{body}"}}' for body in ("one", "cd" * 12, "", "12345678", "123456789", "é")]
     for end in ("", separator):
         content = (separator.join(records) + end).encode()
         whole = reader(kind=kind, **({"separator": separator} if kind == "text" else {}))
@@ -67,6 +67,8 @@ def test_a_record_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes, 
 
 def test_frames_follow_from_the_bytes_alone(monkeypatch):
     monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", 50)
+    for kind in ("json", "trc2"):
+        monkeypatch.setattr(f"data_preprocessing.readers.{kind}.SNIFFED", 10)
     content = b"\xef\xbb\xbf" + "".join(json.dumps({"text": f"{i}é" * (i % 9)}) + "\n" for i in range(200)).encode()
     for kind in ("jsonl", "json", "text", "trc2"):
         expected = list(reader(kind=kind).frames(io.BytesIO(content), "f"))
