@@ -88,7 +88,7 @@ class _Zstandard:
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         import zstandard
 
-        try:  # no limit of its own: the small pieces that it is fed keep the output at bay
+        try:  # knows no limit: the small pieces that it is fed do not unpack to more than 128 MB, whatever they hold
             return bytes(self._state.decompress(data))
         except zstandard.ZstdError as error:
             raise EOFError(f"{error}") from error
@@ -104,7 +104,7 @@ FORMATS = {
     ".gz": _Format(_Gzip, 2**16),  # which loses nothing
     ".xz": _Format(lzma.LZMADecompressor, 2**10),
     ".bz2": _Format(bz2.BZ2Decompressor, 2**10),
-    ".zst": _Format(_Zstandard, 2**9),
+    ".zst": _Format(_Zstandard, 2**12),
 }
 ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
 
