@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from data_preprocessing.readers import EMPTY, Document, Frame, ReaderConfig, Rejected
-from data_preprocessing.streams import members
+from data_preprocessing.archives import members
+from data_preprocessing.readers import HARMLESS, Document, Frame, ReaderConfig, Rejected
 from modelzoo.base_config import UserError
 
 
@@ -92,8 +92,9 @@ class InputReader:
             stream.seek(0)
             yield from self.reader.frames(stream, name)
             return
-        for member, content in members(cast(BinaryIO, counted), name):
+        for member, content in members(cast(BinaryIO, counted), name, self.reader.wants):
             if isinstance(content, Rejected):
+                self._position = counted.num_bytes
                 yield content
                 continue
             for item in self.reader.frames(content, member):
@@ -118,8 +119,8 @@ class InputReader:
 
 
 def stop_at(rejected: Rejected, on_error: str) -> None:
-    """Raise UserError for what cannot be used, with on_error="stop" (empty documents excepted)."""
-    if on_error == "stop" and rejected.reason != EMPTY:
+    """Raise UserError for what cannot be used, with on_error="stop" (what is HARMLESS excepted)."""
+    if on_error == "stop" and rejected.reason not in HARMLESS:
         raise UserError(stopping(f"{rejected.place}: {rejected.reason}: {rejected.detail}"))
 
 

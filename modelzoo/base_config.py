@@ -64,20 +64,29 @@ FromList = BeforeValidator(_list_to_tuple)
 
 
 def union_of_kinds(package: str, base: type[Config]) -> Any:
-    """The type of a section chosen by its `kind`: any subclass of `base` found in a module of `package`.
+    """The type of a section chosen by its `kind`: any class below `base` found in a module of `package`.
 
     Adding a file to the package adds a kind; nothing else is edited. Each class declares
-    `kind: Literal["its_name"] = "its_name"`.
+    `kind: Literal["its_name"] = "its_name"`. What several kinds share may stand in a class between them and
+    `base`, outside the package.
     """
     folder = importlib.import_module(package)
     for info in pkgutil.iter_modules(folder.__path__):
         importlib.import_module(f"{package}.{info.name}")
-    by_kind = {kind_of(cls): cls for cls in base.__subclasses__() if cls.__module__.startswith(package + ".")}
+    found = [cls for cls in _below(base) if cls.__module__.startswith(package + ".")]
+    by_kind = {kind_of(cls): cls for cls in found}
     assert by_kind, f"no kinds in {package}"
+    assert len(by_kind) == len(found), f"two classes of one kind: {found}"
     if len(by_kind) == 1:
         return next(iter(by_kind.values()))
     tagged = tuple(Annotated[cls, Tag(kind)] for kind, cls in sorted(by_kind.items()))
     return Annotated[Union[tagged], Discriminator(_read_kind)]  # noqa: UP007 (built at run time)
+
+
+def _below(cls: type[Config]) -> Iterator[type[Config]]:
+    for below in cls.__subclasses__():
+        yield below
+        yield from _below(below)
 
 
 def kind_of(cls: type[Config]) -> str:

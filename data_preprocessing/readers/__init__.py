@@ -5,15 +5,14 @@ The first half, `frames`, runs in one process and cuts an open file into runs of
 beyond its frame.
 """
 
-import glob
-import posixpath
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from data_preprocessing.locations import open_file, size_of
+from data_preprocessing import locations
 from modelzoo.base_config import Config, FromFloat, UserError
 
 FRAME_BYTES = 2**20
@@ -69,7 +68,20 @@ class Rejected(NamedTuple):
 
 
 EMPTY = "empty"
-"""The reason that never stops a run: nothing is lost with an empty document."""
+SKIPPED = "not wanted"
+HARMLESS = frozenset({EMPTY, SKIPPED})
+"""The reasons that never stop a run: nothing is lost with an empty document, or with a member of an archive that
+was not asked for. They are counted all the same."""
+
+UNREADABLE = {
+    ".zip": "unzip",
+    ".7z": "7z x",
+    ".rar": "unrar x",
+    ".lz4": "unlz4",
+    ".br": "brotli -d",
+    ".Z": "uncompress",
+}
+"""Ends of names that no reader takes, and what unpacks such files."""
 
 
 def _one_or_many(value: Any) -> Any:
@@ -86,7 +98,13 @@ class ReaderConfig(Config):
     """What every reader is told. A kind adds its options, `frames` and `documents`."""
 
     paths: Annotated[tuple[str, ...], OneOrMany, Field(min_length=1)]
-    """Files to read, in this order; one path or a list. `*`, `?`, `[…]` and `**` match, sorted by name."""
+    """Files to read, in this order; one path or a list: local ones, or URLs of any file system that fsspec knows
+    (s3://, hf://, https://, …). `*`, `?`, `[…]` and `**` match, sorted by name. .gz, .xz, .bz2 and .zst files are
+    unpacked on the way, and .tar archives (of those too) are read member by member. A file that is found twice is
+    read once."""
+    members: Annotated[tuple[str, ...], OneOrMany, Field(min_length=1)] = ("*",)
+    """Patterns of the names of the files to read in tar archives; `*` matches `/` too. Other files in them are
+    left out and counted."""
     max_document_bytes: Annotated[int, FromFloat, Field(gt=0)] = 128 * 2**20
     """A longer record (a line of JSON, a text between separators, a file) is not read but rejected: memory is
     bounded by it."""
@@ -100,40 +118,43 @@ class ReaderConfig(Config):
         return 1
 
     def files(self, base_dir: Path) -> list[str]:
-        """The files to read, each once, named as `paths` names them (relative to base_dir, or absolute).
+        """The files to read, each once, named as `paths` names them (relative to base_dir, or absolute, or URLs).
 
         Raises:
-            UserError: a path does not exist, or matches nothing.
+            UserError: a path does not exist, or matches nothing, or is of a kind that is not read.
         """
-        found = [name for path in self.paths for name in self._expand(base_dir, path)]
-        return list(dict.fromkeys(posixpath.normpath(name) for name in found))
+        found: dict[str, str] = {}
+        for path in self.paths:
+            for name in self._expand(base_dir, path):
+                found.setdefault(locations.identity(base_dir, name), locations.normal(name))
+        for name in found.values():
+            for suffix in UNREADABLE:
+                if name.endswith(suffix):
+                    remedy = f"unpack it first with {UNREADABLE[suffix]}"
+                    raise UserError(f"reader.paths: {name}: {suffix} files are not read; {remedy}")
+        return list(found.values())
 
     def _expand(self, base_dir: Path, path: str) -> list[str]:
         """The files that one entry of `paths` stands for."""
-        if (base_dir / path).is_file():
-            return [path]
-        if (base_dir / path).is_dir():
-            raise UserError(
-                f"reader.paths: {base_dir / path} is a directory; expected files: name them ({path}/*), "
-                "or use reader.kind=directory"
-            )
-        names = sorted(name for name in glob.glob(path, root_dir=base_dir, recursive=True))
-        names = [name for name in names if (base_dir / name).is_file()]
-        if not names:
-            what = "matches no file" if glob.has_magic(path) else "no such file"
-            raise UserError(f"reader.paths: {base_dir / path}: {what}; expected text to read there")
-        return names
+        return locations.expand(base_dir, path)
+
+    def wants(self, member: str) -> bool:
+        """Whether the file of this name in an archive is to be read."""
+        return any(fnmatchcase(member, pattern) for pattern in self.members)
 
     def size(self, base_dir: Path, name: str) -> int:
         """Bytes that `open` will give, as far as that is known; for progress, and to notice a change early."""
-        return size_of(base_dir, name)
+        return locations.size_of(base_dir, name)
 
     def open(self, base_dir: Path, name: str) -> BinaryIO:
         """One of `files`, for reading from its start; its bytes decide the identity of the input."""
-        return open_file(base_dir, name)
+        return locations.open_file(base_dir, name)
 
     def frames(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
-        """Cut one open file, unpacked already, into frames, in order. What cannot be cut is rejected."""
+        """Cut one open file, unpacked already, into frames, in order. What cannot be cut is rejected.
+
+        Frames follow from the bytes of the file alone, not from how the stream delivers them.
+        """
         raise NotImplementedError
 
     def documents(self, frame: Frame) -> Iterator[Document | Rejected]:

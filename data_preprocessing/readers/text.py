@@ -14,7 +14,9 @@ class TextReader(ReaderConfig):
 
     kind: Literal["text"] = "text"
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """null: each file is one document. "\\n": each line is one. Any other string separates documents."""
+    """null: each file is one document. "\\n": each line is one, without the \\r\\n or \\n at its end. Any other
+    string separates documents, such as <|endoftext|>; all between two of them is kept as it stands, line ends
+    too (in a file with \\r\\n, an empty line is "\\r\\n\\r\\n")."""
 
     @property
     def _separator(self) -> bytes | None:

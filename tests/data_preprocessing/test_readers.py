@@ -1,27 +1,13 @@
-import gzip
+import io
 import json
-import lzma
-from io import BytesIO
+import os
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from data_preprocessing.config import AnyReader
-from data_preprocessing.readers import Document, Place, Rejected
+from data_preprocessing.readers import Place, Rejected
 from modelzoo.base_config import UserError
-
-
-def reader(**settings):
-    return TypeAdapter(AnyReader).validate_python({"paths": "a", **settings})
-
-
-def read(content: bytes, name="f", **settings):
-    return list(reader(**settings).read(BytesIO(content), name))
-
-
-def texts(items):
-    assert all(isinstance(item, Document) for item in items), items
-    return [item.text for item in items]
+from tests.data_preprocessing.reading import Dribble, read, read_files, reader, summary, texts
 
 
 def test_whole_file_keeps_every_byte():
@@ -38,12 +24,100 @@ def test_lines():
     assert texts(read(b"one\n", kind="text", separator="\n")) == ["one"]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 2**20])
-def test_separator_across_chunks(monkeypatch, chunk):
-    monkeypatch.setattr("data_preprocessing.streams.CHUNK", chunk)
+FRAMES = pytest.mark.parametrize("frame_bytes", [1, 3, 7, 2**20])
+
+
+@FRAMES
+def test_separator_across_frames(monkeypatch, frame_bytes):
+    monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
     items = read(b"one\ntwo<end>three four five six<end>", kind="text", separator="<end>")
     assert texts(items) == ["one\ntwo", "three four five six"]
     assert str(items[1].place) == "f: document 2"
+
+
+@FRAMES
+def test_separators_that_overlap_are_found_from_the_left(monkeypatch, frame_bytes):
+    monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
+    for content in ("a\n\nb", "a\n\n\nb\n\n", "\n\n\n\nc\n", "a\n\n\n\n\nb"):
+        pieces = content.split("\n\n")
+        pieces = pieces[:-1] if not pieces[-1] else pieces
+        items = read(content.encode(), kind="text", separator="\n\n")
+        assert [item.text if hasattr(item, "parts") else "" for item in items] == pieces
+    assert texts(read(b"a\r\n\r\nb", kind="text", separator="\n\n")) == ["a\r\n\r\nb"]
+    assert texts(read(b"a\r\n\r\nb", kind="text", separator="\r\n\r\n")) == ["a", "b"]
+
+
+@FRAMES
+@pytest.mark.parametrize(("separator", "kind"), [("\n", "text"), ("<end>", "text"), ("abab", "text"), ("\n", "jsonl")])
+def test_a_record_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes, separator, kind):
+    monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
+    records = [f'{{"text": "{body}"}}' for body in ("one", "cd" * 12, "", "12345678", "123456789", "é")]
+    for end in ("", separator):
+        content = (separator.join(records) + end).encode()
+        whole = reader(kind=kind, **({"separator": separator} if kind == "text" else {}))
+        chosen = whole.model_copy(update={"max_document_bytes": 20})
+        for stream in (content, Dribble(content), Dribble(content, 5)):
+            items = [
+                ("long", frame.num_bytes) if isinstance(frame, Rejected) else document.place.number
+                for frame in chosen.frames(stream if stream is not content else io.BytesIO(content), "f")
+                for document in ([frame] if isinstance(frame, Rejected) else chosen.documents(frame))
+            ]
+            assert items == [1, ("long", 36), 3, 4, ("long", 21), 6]
+
+
+def test_frames_follow_from_the_bytes_alone(monkeypatch):
+    monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", 50)
+    for kind in ("json", "trc2"):
+        monkeypatch.setattr(f"data_preprocessing.readers.{kind}.SNIFFED", 10)
+    content = b"\xef\xbb\xbf" + "".join(json.dumps({"text": f"{i}é" * (i % 9)}) + "\n" for i in range(200)).encode()
+    for kind in ("jsonl", "json", "text", "trc2"):
+        expected = list(reader(kind=kind).frames(io.BytesIO(content), "f"))
+        assert len(expected) > 5 or kind == "text"
+        for most in (1, 2, 7, 64):
+            assert list(reader(kind=kind).frames(Dribble(content, most), "f")) == expected
+        monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", 2**20)
+        documents = read(content, kind=kind)
+        monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", 50)
+        assert read(content, kind=kind) == documents
+
+
+def test_one_byte_order_mark_goes(monkeypatch):
+    for frame_bytes in (1, 3, 2**20):
+        monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
+        assert texts(read(b"\xef\xbb\xbf\xef\xbb\xbfa", kind="text")) == ["\ufeffa"]
+    assert summary(read(b"\xef\xbb\xbf", kind="text")) == [("f", "[empty]")]
+    assert texts(read(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}\r\n', kind="jsonl")) == ["a", "b"]
+
+
+def test_utf16_is_rejected_once_as_a_whole():
+    content = "\n".join(["some text"] * 50).encode("utf-16")
+    for kind in ("text", "jsonl", "json", "trc2"):
+        (bad,) = read(content, kind=kind)
+        assert (bad.reason, str(bad.place), bad.num_bytes) == ("not UTF-8", "f", len(content))
+        assert "iconv -f UTF-16" in bad.detail
+
+
+def test_what_json_takes_is_taken():
+    line = b'{"text": "a\\ud800", "text": "nul \\u0000 and half \\ud800", "x": [NaN, -Infinity, 1e999], "n": 1}'
+    assert texts(read(line, kind="jsonl")) == ["nul \0 and half \ud800"]
+    assert texts(read(b"a\0b", kind="text")) == ["a\0b"]
+    assert summary(read(b'{"text": "a\0b"}', kind="jsonl")) == [("f:1", "[not JSON]")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "text", "trc2", "directory"])
+def test_an_empty_file_is_counted(kind):
+    settings = {"suffixes": [".py"]} if kind == "directory" else {}
+    assert read(b"", kind=kind, **settings) == [Rejected(Place("f", "file", 1), "empty", "the file is empty", 0)]
+
+
+@pytest.mark.long
+def test_a_line_of_100_mb():
+    body = "x" * 100_000_000
+    content = f'{{"text": "a"}}\n{{"text": "{body}"}}\n{{"text": "b"}}\n'.encode()
+    assert [len(text) for text in texts(read(content, kind="jsonl"))] == [1, len(body), 1]
+    items = read(content, kind="jsonl", max_document_bytes=5_000_000)
+    assert summary(items) == [("f:1", "a"), ("f:2", "[too long]"), ("f:3", "b")]
+    assert items[1].num_bytes == len(body) + 12
 
 
 def test_invalid_utf8_names_the_byte():
@@ -112,17 +186,6 @@ def test_jsonl_broken_line(line, reason, detail):
     assert detail in bad.detail
 
 
-@pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (lzma.compress, ".xz")])
-def test_compressed(pack, suffix):
-    content = "".join(json.dumps({"text": f"{i} {i * i}"}) + "\n" for i in range(5000)).encode()
-    packed = pack(content)
-    assert len(texts(read(packed, "a.jsonl" + suffix, kind="jsonl"))) == 5000
-    items = read(packed[:-20], "a.jsonl" + suffix, kind="jsonl")
-    assert items[-1].reason == "damaged archive"
-    assert "nothing after this place can be read" in items[-1].detail
-    assert read(b"not packed", "a.jsonl" + suffix, kind="jsonl")[-1].reason == "damaged archive"
-
-
 def test_paths(tmp_path):
     for name in ("b.txt", "a.txt", "c[1].txt", "sub/d.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -140,14 +203,37 @@ def test_paths(tmp_path):
         ("missing.txt", r"missing\.txt: no such file"),
         ("*.json", r"\*\.json: matches no file"),
         ("sub", r"sub is a directory; .*reader\.kind=directory"),
-        ("a.jsonl.zst", r"a\.jsonl\.zst is not read as it is; unpack it first with zstd -d"),
+        ("a.zip", r"a\.zip: \.zip files are not read; unpack it first with unzip"),
     ],
 )
 def test_paths_that_are_wrong(tmp_path, path, message):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "a.jsonl.zst").write_text("x")
+    (tmp_path / "a.zip").write_text("x")
     with pytest.raises(UserError, match=message):
         reader(kind="text", paths=path).files(tmp_path)
+
+
+def test_a_file_with_several_names_is_read_once(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    os.symlink("a.txt", tmp_path / "link.txt")
+    paths = ["a.txt", "./a.txt", "b/../a.txt", str(tmp_path / "a.txt"), "*.txt"]
+    assert reader(kind="text", paths=paths).files(tmp_path) == ["a.txt"]
+    assert reader(kind="text", paths="./b/../a.txt").files(tmp_path) == ["a.txt"]
+
+
+def test_a_directory_with_links(tmp_path):
+    for name in ("src/a/one.py", "src/two.py", "outside/three.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    os.symlink("..", tmp_path / "src/a/up")
+    os.symlink("../outside", tmp_path / "src/out")
+    os.symlink("../outside", tmp_path / "src/again")
+    os.symlink("two.py", tmp_path / "src/twice.py")
+    os.symlink("nowhere.py", tmp_path / "src/broken.py")
+    items = read_files(tmp_path, kind="directory", paths="src", suffixes=[".py"])
+    assert [item.place.file for item in items] == ["src/a/one.py", "src/again/three.py", "src/twice.py"]
+    assert texts(items) == ["src/a/one.py", "outside/three.py", "src/two.py"]
 
 
 def test_directory(tmp_path):
@@ -171,6 +257,7 @@ def test_directory(tmp_path):
 
 def test_settings_that_are_wrong():
     for wrong in (
+        {"kind": "text", "members": []},
         {"kind": "text", "separator": ""},
         {"kind": "directory"},
         {"kind": "text", "paths": []},
