@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from modelzoo.base_config import UserError
 from modelzoo.config_errors import Provenance, describe_all
 from modelzoo.data.config import SourceConfig
-from modelzoo.data.dataset import BatchLoader, TokenDataset
+from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.loader import BatchLoader
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.model.gpt import GPT
 from modelzoo.optimizer.base import parameter_groups

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.data.dataset import BatchLoader, TokenDataset
+from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.loader import BatchLoader
 from modelzoo.data.schema import (
     LedgerInfo,
     Manifest,
@@ -69,15 +70,15 @@ def build(root: Path, masked: bool = False) -> np.ndarray:
 def test_every_token_is_a_target_once_and_follows_its_input(tmp_path, seq_len):
     stream = build(tmp_path)
     dataset = TokenDataset(tmp_path, "train", seq_len)
-    batch = dataset.rows(np.arange(dataset.num_windows))
+    batch = dataset.rows(np.arange(dataset.num_rows))
     assert {name: array.shape for name, array in batch.items()} == dict.fromkeys(
-        ("input_ids", "labels", "loss_mask"), (dataset.num_windows, seq_len)
+        ("input_ids", "labels", "loss_mask"), (dataset.num_rows, seq_len)
     )
     mask = batch["loss_mask"]
     assert batch["labels"][mask].tolist() == stream.tolist()
     assert batch["input_ids"][mask].tolist() == [0, *stream[:-1]]
     assert not batch["labels"][~mask].any()  # padding reads end of document
-    assert (~mask).sum() == dataset.num_windows * seq_len - 42
+    assert (~mask).sum() == dataset.num_rows * seq_len - 42
     assert batch["labels"].dtype == batch["input_ids"].dtype == np.int64
     assert mask.dtype == np.bool_
 
@@ -99,7 +100,7 @@ def test_attributes_and_documents(tmp_path):
     dataset = TokenDataset(tmp_path, "train", 5)
     assert (dataset.num_tokens, dataset.num_documents, dataset.num_bytes) == (42, 8, 30)
     assert (dataset.vocab_size, dataset.end_of_document_id, dataset.tokenizer_sha256) == (50, 0, "ab")
-    assert dataset.num_windows == len(dataset) == 9
+    assert dataset.num_rows == len(dataset) == 9
     ends = np.cumsum([0, *itertools.chain(*LENGTHS)])
     for index, (start, end) in enumerate(itertools.pairwise(ends)):
         assert dataset.document(index).tolist() == stream[start : end - 1].tolist()
@@ -131,9 +132,9 @@ def test_maps_are_not_pickled(tmp_path):
     build(tmp_path)
     dataset = TokenDataset(tmp_path, "train", 5)
     expected = dataset.rows([0, 8])["labels"]
-    assert dataset._maps
+    assert dataset._stream._opened
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._maps == {}
+    assert copy._stream._opened == {}
     assert np.array_equal(copy.rows([0, 8])["labels"], expected)
 
 
@@ -163,6 +164,8 @@ def test_shard_that_is_not_the_manifests(tmp_path):
 class FakeTokenizer:
     sha256: str
     path: Path = Path("given/tokenizer.json")
+    vocab_size: int = 50
+    end_of_document_id: int = 0
 
 
 def test_check_against(tmp_path):
@@ -179,7 +182,7 @@ def test_check_against(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
 def test_an_epoch_holds_every_window_once(tmp_path, batch_size, monkeypatch):
     stream = build(tmp_path)
-    monkeypatch.setattr("modelzoo.data.dataset.ORDER_BLOCK", 4)  # so that an epoch has several
+    monkeypatch.setattr("modelzoo.data.order.ORDER_BLOCK", 4)  # so that an epoch has several
     loader = BatchLoader(TokenDataset(tmp_path, "train", 5), batch_size, seed=3)
     steps = 9  # 9 windows: batch_size whole epochs
     batches = [loader.batch(step) for step in range(steps)]
@@ -219,7 +222,7 @@ def test_state_and_order(tmp_path):
         "seed": 11,
         "epoch": 2,
         "index": 2,
-        "manifest_sha256": dataset.manifest_sha256,
+        "manifest_sha256": dataset.fingerprint,
     }
     expected = dataset.rows([8, 0, 1, 2])["labels"]
     assert np.array_equal(loader.batch(2)["labels"], expected)
