@@ -94,9 +94,7 @@ def _fit(lengths: Iterable[tuple[int, int]], num_pieces: int, capacity: int) -> 
     return row_of
 
 
-def segments(
-    row: np.ndarray, column: np.ndarray, filled: np.ndarray, seq_len: int
-) -> tuple[np.ndarray, np.ndarray]:
+def segments(row: np.ndarray, column: np.ndarray, filled: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and segment ids of rows whose documents start at (row, column), every row having one at column 0.
 
     Args:
