@@ -21,6 +21,11 @@ class BatchLoader:
         self._order = Order(len(dataset), seed, shuffle)
 
     @property
+    def datasets(self) -> tuple[RowDataset, ...]:
+        """What is read."""
+        return (self.dataset,)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should be told once before training on this data."""
         return self.dataset.notes

@@ -112,12 +112,12 @@ class MixtureLoader:
             Order(_rows_used(name, source), _seed_of(name, seed), out_of=len(source.dataset))
             for name, source in self.sources.items()
         ]
-        self._datasets = [source.dataset for source in self.sources.values()]
+        self.datasets = tuple(source.dataset for source in self.sources.values())
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should be told once before training on this data."""
-        return tuple(dict.fromkeys(note for dataset in self._datasets for note in dataset.notes))
+        return tuple(dict.fromkeys(note for dataset in self.datasets for note in dataset.notes))
 
     @property
     def num_batches_per_epoch(self) -> int:
@@ -138,7 +138,7 @@ class MixtureLoader:
         batch: Batch = {}
         for each in np.unique(source).tolist():
             where = np.flatnonzero(source == each)  # its samples are consecutive among its own
-            rows = self._datasets[each].rows(self._orders[each].rows(int(number[where[0]]), len(where)))
+            rows = self.datasets[each].rows(self._orders[each].rows(int(number[where[0]]), len(where)))
             for name, array in rows.items():
                 batch.setdefault(name, np.empty((len(samples), *array.shape[1:]), array.dtype))[where] = array
         return batch
@@ -158,7 +158,7 @@ class MixtureLoader:
     def tokens_seen(self, step: int) -> dict[str, int]:
         """Tokens of each source in all batches before this step, in closed form. They sum to the run's."""
         counts = self._interleave.counts(step * self.batch_size)
-        seq_len = self._datasets[0].seq_len
+        seq_len = self.datasets[0].seq_len
         return {name: count * seq_len for name, count in zip(self.sources, counts, strict=True)}
 
     def check_budget(self, num_steps: int) -> None:
@@ -175,7 +175,7 @@ class MixtureLoader:
         short = [number for number, cap in enumerate(caps) if cap is not None and counts[number] > cap]
         if not short:
             return
-        seq_len = self._datasets[0].seq_len
+        seq_len = self.datasets[0].seq_len
         lines = []
         for name, source, order, count in zip(self.sources, self.sources.values(), self._orders, counts, strict=True):
             limit = f"max_epochs={source.max_epochs}" if source.max_epochs else "no max_epochs"

@@ -43,6 +43,8 @@ class RowDataset(ABC):
     """None where the files do not tell."""
     vocab_size: int
     """No id is as large as this."""
+    vocab_size_is_stated: bool = True
+    """False where the files do not tell: it is the model's then."""
     end_of_document_id: int | None
     tokenizer_sha256: str | None
     """None where the files do not say which tokenizer wrote them."""
@@ -101,11 +103,12 @@ class RowDataset(ABC):
 
     def _check_trusted(self, tokenizer: Fingerprint) -> None:
         """What can be said of a tokenizer where the files hold no hash of theirs."""
-        ours, theirs = (self.vocab_size, self.end_of_document_id), (tokenizer.vocab_size, tokenizer.end_of_document_id)
-        if ours[0] > theirs[0] or ours[1] not in (None, theirs[1]):
+        too_large = self.vocab_size_is_stated and self.vocab_size > tokenizer.vocab_size
+        if too_large or self.end_of_document_id not in (None, tokenizer.end_of_document_id):
             raise UserError(
-                f"{self.path} has {ours[0]} ids and the end-of-document id {ours[1]}, but {tokenizer.path} has "
-                f"{theirs[0]} and {theirs[1]}; name the tokenizer that the data was written with"
+                f"{self.path} has {self.vocab_size} ids and the end-of-document id {self.end_of_document_id}, but "
+                f"{tokenizer.path} has {tokenizer.vocab_size} and {tokenizer.end_of_document_id}; name the tokenizer "
+                "that the data was written with"
             )
 
     def _row_numbers(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
