@@ -32,23 +32,25 @@ def best_fit(document_starts: np.ndarray, seq_len: int) -> Plan:
         seq_len: T.
     """
     starts = np.asarray(document_starts, dtype=np.int64)
-    num_full, rest = np.divmod(np.diff(starts), seq_len)
-    before = np.cumsum(num_full) - num_full  # full rows of earlier documents
-    full = np.arange(num_full.sum()) - np.repeat(before, num_full)  # 0, 1, … within each document
-    full_first = np.repeat(starts[:-1], num_full) + full * seq_len
+    size = np.int32 if len(starts) < 2**31 else np.int64  # of a document's number
+    num_full, rest = (part.astype(np.int32) for part in np.divmod(np.diff(starts), seq_len))
+    cut = np.flatnonzero(num_full).astype(size)  # documents with full rows
+    full, owner = concatenated_ranges(np.zeros(len(cut), dtype=np.int64), num_full[cut])
+    full_first = starts[cut[owner]] + full * seq_len
+    del full, owner
 
-    documents = np.flatnonzero(rest)
+    documents = np.flatnonzero(rest).astype(size)
     key = (seq_len - rest[documents]).astype(np.min_scalar_type(seq_len))  # numpy sorts 16 bits in linear time
     documents = documents[np.argsort(key, kind="stable")]  # longest first
-    lengths, counts = np.unique(rest[documents], return_counts=True)
-    row = _fit(zip(lengths[::-1].tolist(), counts[::-1].tolist(), strict=True), len(documents), seq_len)
-    by_row = np.argsort(row, kind="stable")
-    documents = documents[by_row]
-    per_row = np.concatenate([np.ones(len(full), dtype=np.int64), np.bincount(row)])
+    counts = np.bincount(rest[documents])
+    lengths = np.flatnonzero(counts)[::-1]
+    row = _fit(zip(lengths.tolist(), counts[lengths].tolist(), strict=True), len(documents), seq_len)
+    documents = documents[np.argsort(row, kind="stable")]
+    per_row = np.concatenate([np.ones(len(full_first), dtype=np.int64), np.bincount(row)])
     return Plan(
         np.concatenate([[0], np.cumsum(per_row)]),
         np.concatenate([full_first, starts[documents + 1] - rest[documents]]),
-        np.concatenate([np.full(len(full), seq_len), rest[documents]]).astype(np.int32),
+        np.concatenate([np.full(len(full_first), seq_len, dtype=np.int32), rest[documents]]),
     )
 
 
