@@ -44,7 +44,8 @@ class MixtureSource(SourceConfig):
 
 
 class MixtureConfig(Config):
-    """Several datasets, mixed batch by batch in fixed proportions."""
+    """Several datasets, mixed batch by batch in fixed proportions. Where an included file names one dataset, its
+    keys would stay: begin with `- override data: null` in the defaults."""
 
     kind: Literal["mixture"] = "mixture"
     """May be left out."""
