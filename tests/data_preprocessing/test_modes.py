@@ -74,7 +74,7 @@ def test_the_loss_is_the_completions_through_to_the_rows(base, seq_len, monkeypa
         pairs = [pair for pair in PAIRS if split_of(pair) == split]
         stream, mask = expected(tokenizer, pairs)
         dataset = TokenDataset(base / "out", split, seq_len)
-        batch = dataset.rows(range(dataset.num_windows))
+        batch = dataset.rows(range(dataset.num_rows))
         labels, loss_mask = batch["labels"].ravel(), batch["loss_mask"].ravel()
         assert labels[: len(stream)].tolist() == stream
         assert loss_mask[: len(mask)].tolist() == mask
