@@ -109,7 +109,7 @@ def summary(contents: Contents) -> dict[str, Any]:
     """Counts, lengths and ledger, for programs (JSON types only). Reads every `document_offsets`."""
     splits = {}
     for name, split in contents.splits.items():
-        lengths, learnt = Lengths.count(split.lengths()), split.num_learnt()
+        lengths, learnt = Lengths.of(split.lengths()), split.num_learnt()
         splits[name] = {
             "files": split.num_files,
             "documents": split.num_documents,

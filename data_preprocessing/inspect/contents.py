@@ -1,6 +1,7 @@
 """What can be looked into: the content of a path, its splits, and a document of one."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,8 @@ from modelzoo.data.schema import LedgerInfo
 from modelzoo.tokenizer import Tokenizer
 
 
-class Document(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Document:
     """A document, or the part of it that was asked for."""
 
     split: str

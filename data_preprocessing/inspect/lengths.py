@@ -16,7 +16,7 @@ class Bin(NamedTuple):
 
     low: int
     high: int
-    count: int
+    documents: int
 
 
 class Lengths(NamedTuple):
@@ -28,7 +28,7 @@ class Lengths(NamedTuple):
     """(distinct,) int64"""
 
     @classmethod
-    def count(cls, blocks: Iterable[np.ndarray]) -> "Lengths":
+    def of(cls, blocks: Iterable[np.ndarray]) -> "Lengths":
         """Count lengths that come block by block."""
         short = np.zeros(SHORT, dtype=np.int64)
         long: Counter[int] = Counter()
@@ -68,5 +68,5 @@ class Lengths(NamedTuple):
             Bin(int(edges[i]), int(edges[i + 1]) - 1, int(self.counts[inside[i] : inside[i + 1]].sum()))
             for i in range(len(edges) - 1)
         ]
-        used = [i for i, bin_ in enumerate(bins) if bin_.count]
+        used = [i for i, bin_ in enumerate(bins) if bin_.documents]
         return bins[used[0] : used[-1] + 1]

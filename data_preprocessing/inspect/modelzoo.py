@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_preprocessing.inspect.contents import Contents, Document
+from data_preprocessing.inspect.contents import Contents, Document, Split
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer
 
@@ -42,15 +42,17 @@ def open_files(path: Path, files: Sequence[Path], tokenizer: Tokenizer | None) -
                 )
             shapes.append(data.shape)
     if len({shape[1:] for shape in shapes}) > 1:
-        raise UserError(f"{path}: its files differ in shape ({', '.join(map(str, shapes[:5]))}); inspect them one by one")
+        raise UserError(
+            f"{path}: its files differ in shape ({', '.join(map(str, shapes[:5]))}); inspect them one by one"
+        )
     facts = {"vocab_size": processing.get("vocab_size"), "end_of_document_id": processing.get("eos_id")}
     if tokenizer is not None:
         facts = {key: facts[key] if isinstance(facts[key], int) else getattr(tokenizer, key) for key in facts}
-    end, split, what = facts["end_of_document_id"], None, "ModelZoo samples"
+    split: Split
     if len(shapes[0]) == 3:
         split = SampleSplit(files, [shape[0] for shape in shapes], shapes[0][2])
     else:
-        what = "ModelZoo corpus"
+        end = facts["end_of_document_id"]
         if not isinstance(end, int):
             raise UserError(
                 f"{path}: nothing says which id ends a document (no data_params.json beside it with "
@@ -61,7 +63,7 @@ def open_files(path: Path, files: Sequence[Path], tokenizer: Tokenizer | None) -
     setup = settings.get("setup")
     return Contents(
         path=path,
-        what=what,
+        what=f"ModelZoo {split.name}",
         unit="row" if len(shapes[0]) == 3 else "document",
         mode=setup.get("mode") if isinstance(setup, dict) else None,
         tokenizer=tokenizer,
@@ -77,7 +79,7 @@ class SampleSplit:
     """Rows of MSL positions. Shown of each are the MSL + 1 ids that it is made of: the first input, the labels."""
 
     name = "samples"
-    num_bytes = None
+    num_bytes: int | None = None
 
     def __init__(self, files: Sequence[Path], rows: Sequence[int], length: int) -> None:
         self.num_files = len(files)
@@ -127,7 +129,7 @@ class CorpusSplit:
     """A stream of ids, cut after each end-of-document id; what follows the last one is a document too."""
 
     name = "corpus"
-    num_bytes = None
+    num_bytes: int | None = None
 
     def __init__(self, files: Sequence[Path], end_of_document_id: int) -> None:
         self.num_files = len(files)
@@ -148,7 +150,9 @@ class CorpusSplit:
         for file, first, offsets, ids in self._blocks():
             if index < first + len(offsets) - 1:
                 start, stop = offsets[index - first], offsets[index - first + 1]
-                part = slice(start + first_token, stop if max_tokens is None else min(stop, start + first_token + max_tokens))
+                part = slice(
+                    start + first_token, stop if max_tokens is None else min(stop, start + first_token + max_tokens)
+                )
                 return Document(self.name, index, file.name, int(stop - start), first_token, ids[part], None)
         raise AssertionError((index, self.num_documents))
 

@@ -2,7 +2,8 @@
 
 import codecs
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from data_preprocessing.inspect.contents import Document
@@ -47,6 +48,14 @@ def pieces(document: Document, tokenizer: Tokenizer | None) -> Iterator[Piece]:
             ids, data, text, learnt = [], b"", "", False
     if ids:
         yield Piece(tuple(ids), data, visible(text + decoder.decode(b"", final=True)), learnt, False)
+
+
+def folded(shown: Iterable[Piece]) -> Iterator[Piece]:
+    """The same with a run of one special token, as padding is, drawn together: `<|padding|>×142`."""
+    for _, run in groupby(enumerate(shown), key=lambda one: (one[1].ids, one[1].learnt) if one[1].special else one[0]):
+        alike = [piece for _, piece in run]
+        first, many = alike[0], len(alike)
+        yield first if many == 1 else first._replace(ids=first.ids * many, text=f"{first.text}×{many:,}")
 
 
 def visible(text: str) -> str:

@@ -54,7 +54,9 @@ class ShardedSplit:
         shard, local = self._shards[number], index - int(self._starts[number])
         with self._open(shard) as file:
             start, stop = (int(offset) for offset in file["document_offsets"][local : local + 2])
-            part = slice(start + first_token, stop if max_tokens is None else min(stop, start + first_token + max_tokens))
+            part = slice(
+                start + first_token, stop if max_tokens is None else min(stop, start + first_token + max_tokens)
+            )
             mask = file["loss_mask"][part].astype(bool) if "loss_mask" in file else None
             return Document(self.name, index, shard.file, stop - start, first_token, file["tokens"][part], mask)
 

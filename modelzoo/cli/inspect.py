@@ -32,7 +32,7 @@ def command(
     document: int = typer.Option(None, help="Show the document of this index; -1 is the last."),
     num: int = typer.Option(3, min=0, help="Documents to show, evenly spread over the split."),
     search: str = typer.Option(None, help="Show the first --num documents that hold this text."),
-    max_tokens: int = typer.Option(1000, min=1, help="Tokens of each document that are shown."),
+    max_tokens: int = typer.Option(None, min=1, help="Tokens of each document to show; 1,000, or 200 around a hit."),
     tokenizer: Path = typer.Option(None, help="Of files that have none beside them: tokenizer.json, or its directory."),
     html: Path = typer.Option(None, help="Write all this as a page of its own."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
@@ -44,6 +44,7 @@ def command(
         raise UserError("--document and --search both say what to show; give one of them")
     if html is not None and as_json:
         raise UserError("--html and --json are two forms of one answer; give one of them")
+    max_tokens = max_tokens or (1000 if search is None else 200)
     contents = inspect.open_contents(path, tokenizer)
     chosen = contents.split(split)
     if document is not None:
@@ -78,6 +79,7 @@ def print_summary(facts: dict[str, Any], split: str) -> None:
     """What the dataset is, its splits, the lengths in one of them, and what was left out."""
     import yaml
 
+    from data_preprocessing.inspect.pieces import visible
     from modelzoo.cli.table import print_table
 
     tokenizer, unit = facts["tokenizer"], facts["unit"]
@@ -90,7 +92,7 @@ def print_summary(facts: dict[str, Any], split: str) -> None:
     columns = ("split", "files", f"{unit}s", "tokens", "learnt", "bytes", "bytes/token")
     rows = [
         (
-            name,
+            visible(name),
             f"{numbers['files']:,}",
             f"{numbers['documents']:,}",
             f"{numbers['tokens']:,}",
@@ -103,7 +105,7 @@ def print_summary(facts: dict[str, Any], split: str) -> None:
     print_table(columns, rows, right=columns[1:])
     print()
     for line in histogram_lines(facts["splits"][split], unit, split):
-        print(line)
+        show(line)
     if facts["ledger"]:
         print()
         for line in ledger_lines(facts["ledger"]):
@@ -116,6 +118,8 @@ def print_summary(facts: dict[str, Any], split: str) -> None:
 
 def histogram_lines(numbers: dict[str, Any], unit: str, split: str) -> Iterator[str]:
     """The lengths as bars, within 80 columns."""
+    from data_preprocessing.inspect.lengths import QUANTILES
+
     counted = "learnt tokens" if unit == "row" else "tokens"
     lengths = numbers["tokens_per_document"]
     if not lengths:
@@ -123,12 +127,14 @@ def histogram_lines(numbers: dict[str, Any], unit: str, split: str) -> Iterator[
         return
     quantiles = ", ".join(
         f"{name} {lengths[key]:,}"
-        for key, name in (("min", "min"), ("p1", "1%"), ("p25", "25%"), ("median", "median"))
-        + (("p75", "75%"), ("p99", "99%"), ("max", "max"))
+        for key, name in zip(QUANTILES, ("min", "1%", "25%", "median", "75%", "99%", "max"), strict=True)
     )
     yield f"{counted} per {unit} ({split}): mean {lengths['mean']:,.1f}"
     yield f"  {quantiles}"
-    bins = [(f"{low:,}" if low == high else f"{low:,}–{high:,}", f"{count:,}", count) for low, high, count in numbers["histogram"]]
+    bins = [
+        (f"{low:,}" if low == high else f"{low:,}–{high:,}", f"{count:,}", count)
+        for low, high, count in numbers["histogram"]
+    ]
     widths = [max(len(bin_[i]) for bin_ in bins) for i in (0, 1)]
     room = min(80, shutil.get_terminal_size().columns) - sum(widths) - 6
     most = max(count for *_, count in bins)
@@ -141,7 +147,8 @@ def histogram_lines(numbers: dict[str, Any], unit: str, split: str) -> Iterator[
 def ledger_lines(ledger: dict[str, Any]) -> Iterator[str]:
     """How many documents came in, and the first ones of those left out for each reason."""
     reasons = ledger["rejected_by_reason"]
-    yield f"documents: {ledger['documents_in']:,} in, {ledger['documents_written']:,} written, {sum(reasons.values()):,} rejected"
+    written, rejected = ledger["documents_written"], sum(reasons.values())
+    yield f"documents: {ledger['documents_in']:,} in, {written:,} written, {rejected:,} rejected"
     for reason, number in reasons.items():
         yield f"  {number:,} {reason}"
         places = [one for one in ledger["rejected"] if one["reason"] == reason][:PLACES]
@@ -155,14 +162,14 @@ def print_document(document: "Document", contents: "Contents") -> None:
     """One document: coloured on a terminal, with its masked parts in brackets elsewhere."""
     from rich.console import Console
 
-    from data_preprocessing.inspect.pieces import pieces
+    from data_preprocessing.inspect.pieces import folded, pieces, visible
 
     console = Console(highlight=False, markup=False, emoji=False)
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    shown = list(pieces(document, contents.tokenizer))
+    shown = list(folded(pieces(document, contents.tokenizer)))
     has_mask = document.loss_mask is not None
     print()
-    rule = f"── {heading(document, contents.unit)} "
+    rule = f"── {visible(heading(document, contents.unit))} "
     console.print(rule + "─" * max(0, min(80, console.width) - len(rule)), style="bold", soft_wrap=True)
     if document.first_token:
         print(f"… {document.first_token:,} tokens before this place")
@@ -178,7 +185,8 @@ def heading(document: "Document", unit: str) -> str:
     """Where the document stands, and its size."""
     learnt = ""
     if document.loss_mask is not None:
-        learnt = f", {int(document.loss_mask.sum()):,} of {len(document.ids):,} learnt"
+        part = "" if len(document.ids) == document.num_tokens else f" of the {len(document.ids):,} shown"
+        learnt = f", {int(document.loss_mask.sum()):,}{part} learnt"
     return f"{document.split}, {unit} {document.index:,} ({document.file}): {document.num_tokens:,} tokens{learnt}"
 
 
