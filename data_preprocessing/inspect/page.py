@@ -29,7 +29,8 @@ th { font-weight: 500; color: var(--dim); } tr:last-child td { border-bottom: 0;
 th:first-child, td:first-child, .text td, .text th { text-align: left; }
 .text td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 @media (max-width: 40rem) {
-  .numbers tr:first-child { display: none; } .numbers tr { display: block; padding: .3rem 0; border-bottom: 1px solid var(--line); }
+  .numbers tr:first-child { display: none; }
+  .numbers tr { display: block; padding: .3rem 0; border-bottom: 1px solid var(--line); }
   .numbers tr:last-child { border: 0; }
   .numbers td { display: flex; justify-content: space-between; border: 0; padding: 0; }
   .numbers td:first-child { font-weight: 600; } .numbers td::before { content: attr(data-name); color: var(--dim); }
