@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from data_preprocessing.inspect import modelzoo as modelzoo_files
-from data_preprocessing.inspect.contents import Contents, Document, Split
+from data_preprocessing.inspect.contents import DAMAGED, Contents, Document, Split
 from data_preprocessing.inspect.lengths import Lengths
 from data_preprocessing.inspect.shards import ShardedSplit
 from modelzoo.base_config import UserError
@@ -183,5 +183,5 @@ def _names_in(path: Path) -> list[str]:
     try:
         with h5py.File(path, "r") as file:
             return sorted(file)
-    except OSError as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error

@@ -11,6 +11,9 @@ from modelzoo.base_config import UserError
 from modelzoo.data.schema import LedgerInfo
 from modelzoo.tokenizer import Tokenizer
 
+DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises over a file with wrong bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Document:

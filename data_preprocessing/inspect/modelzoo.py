@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_preprocessing.inspect.contents import Contents, Document, Split
+from data_preprocessing.inspect.contents import DAMAGED, Contents, Document, Split
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer
 
@@ -184,7 +184,9 @@ def _open(path: Path) -> Iterator[h5py.Dataset]:
             if not isinstance(file.get("data"), h5py.Dataset):
                 raise UserError(f"{path}: has no dataset `data`, but other files of its directory have")
             yield file["data"]
-    except OSError as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(f"{path}: truncated or damaged ({error})") from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data_preprocessing.inspect.contents import Document
+from data_preprocessing.inspect.contents import DAMAGED, Document
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import MANIFEST, ShardInfo, open_shard
 
@@ -75,8 +75,13 @@ class ShardedSplit:
     @contextmanager
     def _open(self, shard: ShardInfo) -> Iterator[h5py.File]:
         path = self._root / shard.file
-        header = open_shard(path)
-        if (header.num_documents, header.num_tokens) != (shard.num_documents, shard.num_tokens):
-            raise UserError(f"{path}: its counts are not those of {MANIFEST}; see: modelzoo verify {self._root}")
-        with h5py.File(path, "r") as file:
-            yield file
+        try:
+            header = open_shard(path)
+            if (header.num_documents, header.num_tokens) != (shard.num_documents, shard.num_tokens):
+                raise UserError(f"{path}: its counts are not those of {MANIFEST}; see: modelzoo verify {self._root}")
+            with h5py.File(path, "r") as file:
+                yield file
+        except UserError:
+            raise
+        except DAMAGED as error:
+            raise UserError(f"{path}: damaged ({error}); see: modelzoo verify {self._root}") from error
