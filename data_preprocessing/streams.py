@@ -19,7 +19,9 @@ def unpacked(stream: BinaryIO, name: str) -> BinaryIO:
     return cast(BinaryIO, lzma.LZMAFile(stream)) if name.endswith(".xz") else stream
 
 
-def cut(stream: BinaryIO, name: str, unit: Unit, separator: bytes | None, max_bytes: int) -> Iterator[Frame | Rejected]:
+def cut(
+    stream: BinaryIO, name: str, unit: Unit, separator: bytes | None, max_bytes: int
+) -> Iterator[Frame | Rejected]:
     """Frames of whole records: what stands between separators, or all of the stream where that is None.
 
     The records of a frame are joined by the separator. A separator at the end of the stream ends the last
