@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from data_preprocessing.config import AnyReader
-from data_preprocessing.inputs import find_inputs, read_inputs
+from data_preprocessing.inputs import InputReader
 from data_preprocessing.readers import ReaderConfig, Rejected
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer
@@ -168,14 +168,15 @@ def read_domain(name: str, path: str, base_dir: Path = Path(), max_bytes: int = 
         UserError: nothing to read there.
     """
     reader = _reader_for(path, base_dir)
-    inputs = sorted(find_inputs(reader, base_dir), key=lambda file: hashlib.sha256(os.fsencode(file.path)).digest())
-    share, texts, left = max(MIN_SHARE, max_bytes // max(1, len(inputs))), [], max_bytes
-    for file in inputs:
+    inputs = InputReader(reader, base_dir)
+    names = sorted(inputs.names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    share, texts, left = max(MIN_SHARE, max_bytes // max(1, len(names))), [], max_bytes
+    for name in names:
         of_file = 0
-        for item, _ in read_inputs(reader, [file], base_dir, "reject"):
+        for item in inputs.documents("reject", [name]):
             if isinstance(item, Rejected):
                 continue
-            text = _cut(item.document.text, min(share - of_file, left))
+            text = _cut(item.text, min(share - of_file, left))
             of_file, left = of_file + len(text.encode()), left - len(text.encode())
             texts.append(text)
             if left <= 0 or of_file >= share:

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
+import orjson
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -158,7 +159,7 @@ class Tokenizer:
 
     @cached_property
     def _specification(self) -> dict[str, Any]:
-        return dict(json.loads(self.backend.to_str()))
+        return dict(orjson.loads(self.backend.to_str()))
 
     @cached_property
     def sha256(self) -> str:
@@ -166,13 +167,13 @@ class Tokenizer:
         parts = {name: self._specification[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
         if self.end_of_document_token != END_OF_DOCUMENT:
             parts["end_of_document"] = self.end_of_document_token
-        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @cached_property
     def vocab_size(self) -> int:
         """Largest id + 1."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+        added = (token["id"] for token in self._specification["added_tokens"])
+        return max(max(self._specification["model"]["vocab"].values()), max(added, default=0)) + 1
 
     @property
     def end_of_document_id(self) -> int:

@@ -131,8 +131,8 @@ def _from_pair(vocabulary: Path, vocab: Any) -> dict[str, Any]:
         raise UserError(f"{vocabulary}: not a tokenizer.json (it has no `model` section); {EXPECTED}")
     if not merges.is_file():
         raise UserError(f"{merges}: no such file, but {vocabulary.name} needs its merges; {EXPECTED}")
-    lines = merges.read_text(encoding="utf-8").split("\n")
-    pairs = [line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")]
+    lines = merges.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+    pairs = [line for line in lines if line and not line.startswith("#version")]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
