@@ -18,7 +18,8 @@ from data_preprocessing.inputs import InputReader, Progress, stopping
 from data_preprocessing.merge import Merger
 from data_preprocessing.selection import Limiter, Selection, Taken
 from data_preprocessing.spill import Counts, Spill, find_spill
-from data_preprocessing.workers import encode_here, encode_in_processes
+from data_preprocessing.ray_workers import encode_in_ray
+from data_preprocessing.workers import available_cpus, encode_here, encode_in_processes
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
     MANIFEST,
@@ -215,8 +216,10 @@ class _Job:
     def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
         """Encode chunks by what the config asks for, and report progress."""
         self.chunks.mkdir(parents=True, exist_ok=True)
-        workers = self.config.workers or len(os.sched_getaffinity(0))
-        if workers == 1 or self.total_bytes < SMALL_BYTES:
+        workers = self.config.workers or available_cpus()
+        if self.config.executor == "ray":
+            outcomes = encode_in_ray(self._encoder, todo, self.config.workers)
+        elif workers == 1 or self.total_bytes < SMALL_BYTES:
             outcomes = encode_here(self._encoder, todo)
         else:
             outcomes = encode_in_processes(self._encoder, todo, workers)

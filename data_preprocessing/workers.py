@@ -46,6 +46,24 @@ def encode_in_processes(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers:
             worker.stop()
 
 
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_thread() -> None:
+    """Keep the tokenizers of this process to one thread: the workers are the parallelism."""
+    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
+
+
+def died(chunk: Chunk, how: str) -> UserError:
+    """The error for a worker that ended while it had this chunk."""
+    return UserError(
+        f"{chunk.first}: a worker died ({how}) between here and {chunk.last}; if memory ran out, use "
+        "fewer workers (workers=1). The same command goes on from the chunks that are done"
+    )
+
+
 def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outcome]:
     idle, busy = list(pool), dict[Any, _Worker]()
     ended = False
@@ -95,10 +113,7 @@ class _Worker:
         code = self.process.exitcode
         how = f"killed by signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         assert self.chunk is not None
-        return UserError(
-            f"{self.chunk.first}: a worker died ({how}) between here and {self.chunk.last}; if memory ran out, use "
-            "fewer workers (workers=1). The same command goes on from the chunks that are done"
-        )
+        return died(self.chunk, how)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -112,8 +127,7 @@ def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":  # elsewhere, an orphan ends when it next looks
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # one thread a worker: the workers are the parallelism
-    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
+    one_thread()
     while True:
         while not connection.poll(2):
             if os.getppid() != parent:  # killed: a fork keeps the other ends of its siblings' pipes open
