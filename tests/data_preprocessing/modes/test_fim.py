@@ -182,12 +182,13 @@ def test_reject_and_what_a_limit_leaves_alone(tokenizer):
         mode(limit={"max_tokens": 31, "policy": "split"})
 
 
-def test_a_piece_that_the_cuts_make_too_long_stays_as_it_is(tokenizer, monkeypatch):
-    monkeypatch.setattr("data_preprocessing.modes.fim.RESERVED", 2)
-    text = "the cat and the dog and the bird saw " * 20
+def test_a_piece_that_would_become_too_long_stays_as_it_is(tokenizer, monkeypatch):
+    """With one token too few set aside: x is always one token, so each full piece would have one too many."""
+    monkeypatch.setattr("data_preprocessing.modes.fim.RESERVED", 3)
     limit = {"max_tokens": 32, "policy": "split"}
-    batch = mode(rate=1, limit=limit).encode(tokenizer, documents(text))
-    assert batch.lengths.max() <= 32
-    orders = {undo(tokenizer, piece)[0] for piece in pieces_of(batch)[0][:-1]}
-    assert orders == {"plain"}
-    assert b"".join(undo(tokenizer, piece)[1] for piece in pieces_of(batch)[0]) == text.encode()
+    batch = mode(rate=1, limit=limit).encode(tokenizer, documents("x" * (3 * 29 + 20)))
+    assert batch.lengths.tolist() == [30, 30, 30, 24]
+    orders, texts = zip(*(undo(tokenizer, piece) for piece in pieces_of(batch)[0]), strict=True)
+    assert orders[:3] == ("plain",) * 3
+    assert orders[3] != "plain"
+    assert b"".join(texts) == b"x" * (3 * 29 + 20)
