@@ -49,22 +49,23 @@ def test_undoing_it_gives_every_document_back(tokenizer, spm_rate, seed):
 
 
 def test_it_does_rearrange(tokenizer):
-    """The sections of one document, id by id, in both orders."""
-    text = MANY[3]
-    psm = one(mode(rate=1, spm_rate=0).encode(tokenizer, documents(text)))
-    spm = one(mode(rate=1, spm_rate=1).encode(tokenizer, documents(text)))
-    assert psm != spm
+    """The sections id by id, in both orders, each tokenized apart."""
     marks = [tokenizer.backend.token_to_id(token) for token in TOKENS]
-    cuts = [[piece.index(mark) for mark in marks] for piece in (psm, spm)]
-    (p, m, s), (p2, m2, s2) = cuts
-    prefix, suffix, middle = psm[p + 1 : s], psm[s + 1 : m], psm[m + 1 : -1]
-    assert (p, p2, s2) == (0, 0, 1)
-    assert spm[s2 + 1 : m2] == suffix
-    assert spm[m2 + 1 : -1] == prefix + middle
-    for ids in (prefix, middle, suffix):
-        assert ids
-        assert tokenizer.encode(tokenizer.decode(ids)) == ids  # tokenized apart
-    assert all(text.encode() not in tokenizer.decode_bytes(piece) for piece in (psm, spm))
+    joined_differ = 0
+    texts = ["the cat and the dog and the bird saw the other cat" + " cat" * i for i in range(50)]
+    both = [mode(rate=1, spm_rate=share).encode(tokenizer, documents(*texts)) for share in (0, 1)]
+    for text, (psm,), (spm,) in zip(texts, *map(pieces_of, both), strict=True):
+        (p, m, s), (p2, m2, s2) = ([piece.index(mark) for mark in marks] for piece in (psm, spm))
+        prefix, suffix, middle = psm[p + 1 : s], psm[s + 1 : m], psm[m + 1 : -1]
+        assert (p, p2, s2) == (0, 0, 1)
+        assert spm[s2 + 1 : m2] == suffix
+        assert spm[m2 + 1 : -1] == prefix + middle
+        for ids in (prefix, middle, suffix):
+            assert tokenizer.encode(tokenizer.decode(ids)) == ids
+        joined_differ += tokenizer.encode(tokenizer.decode(prefix + middle)) != prefix + middle
+        assert tokenizer.decode(prefix + middle + suffix) == text
+        assert text not in tokenizer.decode(psm) or not (middle and suffix)
+    assert joined_differ > 10
 
 
 @pytest.mark.parametrize(("rate", "spm_rate"), [(0.5, 0.5), (0.9, 0.2), (0.1, 0.8)])
@@ -182,12 +183,13 @@ def test_reject_and_what_a_limit_leaves_alone(tokenizer):
         mode(limit={"max_tokens": 31, "policy": "split"})
 
 
-def test_a_piece_that_the_cuts_make_too_long_stays_as_it_is(tokenizer, monkeypatch):
-    monkeypatch.setattr("data_preprocessing.modes.fim.RESERVED", 2)
-    text = "the cat and the dog and the bird saw " * 20
+def test_a_piece_that_would_become_too_long_stays_as_it_is(tokenizer, monkeypatch):
+    """With one token too few set aside: x is always one token, so each full piece would have one too many."""
+    monkeypatch.setattr("data_preprocessing.modes.fim.RESERVED", 3)
     limit = {"max_tokens": 32, "policy": "split"}
-    batch = mode(rate=1, limit=limit).encode(tokenizer, documents(text))
-    assert batch.lengths.max() <= 32
-    orders = {undo(tokenizer, piece)[0] for piece in pieces_of(batch)[0][:-1]}
-    assert orders == {"plain"}
-    assert b"".join(undo(tokenizer, piece)[1] for piece in pieces_of(batch)[0]) == text.encode()
+    batch = mode(rate=1, limit=limit).encode(tokenizer, documents("x" * (3 * 29 + 20)))
+    assert batch.lengths.tolist() == [30, 30, 30, 24]
+    orders, texts = zip(*(undo(tokenizer, piece) for piece in pieces_of(batch)[0]), strict=True)
+    assert orders[:3] == ("plain",) * 3
+    assert orders[3] != "plain"
+    assert b"".join(texts) == b"x" * (3 * 29 + 20)
