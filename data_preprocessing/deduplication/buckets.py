@@ -112,7 +112,7 @@ def blocks(columns: Columns, name: str) -> Iterator[tuple[int, np.ndarray]]:
         start = 0
         while start < num_documents:
             stop = min(num_documents, start + BUCKET_ROWS - num_rows)
-            parts.append(columns.read(chunk, name, start, stop))
+            parts.append(np.array(columns.read(chunk, name, start, stop)))  # a copy: maps of many files use them up
             num_rows += stop - start
             start = stop
             if num_rows == BUCKET_ROWS:

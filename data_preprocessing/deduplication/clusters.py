@@ -15,13 +15,15 @@ class Clusters:
 
     def __init__(self, path: Path, num_documents: int, exact: Duplicates) -> None:
         dtype = np.uint32 if num_documents < 2**32 else np.int64
-        self.parent = np.asarray(np.memmap(path, dtype, mode="w+", shape=(num_documents,)))
+        with open(path, "wb") as file:  # written before it is mapped: a disk that is full is an error here, not a crash
+            for start in range(0, num_documents, ROWS_AT_ONCE):
+                stop = min(start + ROWS_AT_ONCE, num_documents)
+                parent = np.arange(start, stop, dtype=dtype)
+                first, last = np.searchsorted(exact.duplicate, (start, stop))
+                parent[exact.duplicate[first:last] - start] = exact.original[first:last]
+                file.write(parent.data)
+        self.parent = np.asarray(np.memmap(path, dtype, mode="r+"))
         """(num_documents,) An earlier document of the cluster; the first of a cluster is its own."""
-        for start in range(0, num_documents, ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, num_documents)
-            self.parent[start:stop] = np.arange(start, stop)
-            first, last = np.searchsorted(exact.duplicate, (start, stop))
-            self.parent[exact.duplicate[first:last]] = exact.original[first:last]
 
     def _roots(self, numbers: np.ndarray) -> np.ndarray:
         """The first document, as far as is known, of the clusters of these."""

@@ -5,7 +5,7 @@ Datasets", chapter 3; b-bit signatures: Li and König (2010).
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,7 +52,8 @@ class MinhashDeduplication(DeduplicationConfig):
         bands = np.empty((len(texts), num_bands), np.uint64)
         signature = np.empty((len(texts), self.num_permutations), np.uint8)
         for group in groups(texts):
-            minima = self._minima(*shingles(texts[group], self.ngram_words))
+            parts = shingles(texts[group], self.ngram_words)
+            minima = reduce(np.minimum, (self._minima(*part) for part in parts))
             bands[group] = _band_keys(minima, num_bands, num_rows)
             # 8 bits of a hash of the minimum are enough to compare, see `_similarity`
             signature[group] = (minima * np.uint32(0x9E3779B1)) >> np.uint32(24)

@@ -40,35 +40,49 @@ def groups(texts: Sequence[str]) -> Iterator[slice]:
         yield slice(start, len(texts))
 
 
-def shingles(texts: Sequence[str], num_words: int) -> tuple[np.ndarray, np.ndarray]:
+def shingles(texts: Sequence[str], num_words: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Hashes (num_shingles,) uint64 of each text's runs of `num_words` words, and how many each text has (at least 1).
 
     A text of fewer words has one shingle, of all its words; a text without words has itself as its shingle.
+    All at once; but a long text, alone, in parts.
     """
-    words, counts = _words(texts)
-    if counts.min() < num_words:  # the missing words are zeros
-        padded_counts = np.maximum(counts, num_words)
-        starts = np.cumsum(padded_counts) - padded_counts
-        padded = np.zeros(padded_counts.sum(), np.uint64)
-        padded[np.arange(len(words)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)] = words
-        for index in np.flatnonzero(counts == 0).tolist():
-            digest = hashlib.blake2b(texts[index].encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            padded[starts[index]] = int.from_bytes(digest, "little")
-        words, counts = padded, padded_counts
+    if len(texts) == 1 and len(texts[0]) > PIECE_CHARACTERS:
+        words, is_short = np.empty(0, np.uint64), True
+        for piece in _pieces(texts[0]):
+            words = np.append(words, _words([piece])[0])
+            if len(words) >= num_words:
+                yield _runs(words, np.array([len(words)]), num_words)
+                words, is_short = words[len(words) - num_words + 1 :], False
+        if is_short:
+            yield _runs(*_padded(words, np.array([len(words)]), texts, num_words), num_words)
+    else:
+        yield _runs(*_padded(*_words(texts), texts, num_words), num_words)
+
+
+def _padded(
+    words: np.ndarray, counts: np.ndarray, texts: Sequence[str], num_words: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Words and their counts with zeros after those of a text that has fewer than `num_words`."""
+    if counts.min() >= num_words:
+        return words, counts
+    padded_counts = np.maximum(counts, num_words)
+    starts = np.cumsum(padded_counts) - padded_counts
+    padded = np.zeros(padded_counts.sum(), np.uint64)
+    padded[np.arange(len(words)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)] = words
+    for index in np.flatnonzero(counts == 0).tolist():
+        digest = hashlib.blake2b(texts[index].encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        padded[starts[index]] = int.from_bytes(digest, "little")
+    return padded, padded_counts
+
+
+def _runs(words: np.ndarray, counts: np.ndarray, num_words: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the runs of `num_words` words within each text of `counts` words, and how many each has."""
     runs = np.zeros(len(words) - num_words + 1, np.uint64)
     for index in range(num_words):
         runs += words[index : index + len(runs)] * np.uint64(pow(_WORD_BASE, index, 2**64))
     within = np.ones(len(words), dtype=bool)  # not across the end of a text
     within[(np.cumsum(counts)[:, None] - np.arange(1, num_words)).ravel()] = False
     return mix(runs[within[: len(runs)]]), counts - num_words + 1
-
-
-def _words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (num_words,) uint64 of the words of all texts, and how many each text has."""
-    if len(texts) > 1 or len(texts[0]) <= PIECE_CHARACTERS:
-        return _words_of_piece(texts)
-    hashes = np.concatenate([_words_of_piece([piece])[0] for piece in _pieces(texts[0])])
-    return hashes, np.array([len(hashes)])
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -81,7 +95,8 @@ def _pieces(text: str) -> Iterator[str]:
         start = stop
 
 
-def _words_of_piece(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (num_words,) uint64 of the words of all texts, and how many each text has."""
     lowered = [text.lower() for text in texts]
     ends = np.cumsum([len(text) + 1 for text in lowered])
     codes = np.frombuffer("\n".join([*lowered, ""]).encode("utf-32-le", "surrogatepass"), "<u4")
