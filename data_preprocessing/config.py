@@ -8,6 +8,7 @@ from pydantic import Field
 from data_preprocessing.deduplication import DeduplicationConfig
 from data_preprocessing.modes import ModeConfig
 from data_preprocessing.modes.lm import LmMode
+from data_preprocessing.normalization import Normalization
 from data_preprocessing.readers import ReaderConfig
 from modelzoo.base_config import Config, FromFloat, FromList, Problem, kind_of, union_of_kinds
 
@@ -58,9 +59,9 @@ class PreprocessConfig(Limits):
     """One line for the listings."""
     reader: AnyReader | None = None
     """Where the text is and what a document is; or several of them, as `sources`."""
-    sources: dict[str, Source] = {}
+    sources: dict[str, Source] = Field(default_factory=dict)
     """Readers by name, read one after the other, each with its own limits and its own account."""
-    normalization: Literal["nfc", "ftfy"] | None = None
+    normalization: Normalization | None = None
     """Changes the text before anything else sees it: Unicode's canonical composition, or ftfy's repairs."""
     mode: AnyMode = LmMode()
     """How a document becomes tokens."""
@@ -103,15 +104,26 @@ class PreprocessConfig(Limits):
         mode, readers = sections.get("mode"), {"reader": sections.get("reader")}
         readers |= {f"sources.{name}.reader": source.reader for name, source in (sections.get("sources") or {}).items()}
         for place, reader in readers.items():
-            if reader is None or mode is None or len(mode.part_names) in (0, reader.num_parts):
-                continue
-            names = ", ".join(mode.part_names)
-            yield Problem(
-                ("mode", "kind"),
-                f"needs documents of {len(mode.part_names)} parts ({names}), but those of "
-                f"{place}.kind={kind_of(type(reader))} have {reader.num_parts} here; use {place}.kind=jsonl "
-                f"with a key for each part, in this order: {place}.text_key=[{names}]",
-            )
+            if reader is not None and mode is not None and (wrong := _mismatch(mode, reader, place)):
+                yield Problem(("mode", "kind"), wrong)
+
+
+def _mismatch(mode: ModeConfig, reader: ReaderConfig, place: str) -> str | None:
+    """Why these documents are not for this mode."""
+    kind, names = kind_of(type(reader)), mode.part_names
+    gives = f"those of {place}.kind={kind} have {reader.num_parts or 'the turns of a chat'} here"
+    if mode.needs_roles != (reader.num_parts == 0):
+        if mode.needs_roles:
+            return f"needs chats, and {gives}; use {place}.messages_key, which names the list of messages"
+        return f"takes no chats, and {place}.messages_key reads such; use mode.kind=chat"
+    if len(names) in (0, reader.num_parts):
+        return None
+    if len(names) == 1:
+        return f"needs documents of one part ({names[0]}), but {gives}; use one key, or a template"
+    return (
+        f"needs documents of {len(names)} parts ({', '.join(names)}), but {gives}; use {place}.kind=jsonl with a key "
+        f"for each part, in this order: {place}.text_key=[{', '.join(names)}]"
+    )
 
 
 class TokenizerTrainConfig(Config):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data_preprocessing.limits import TOO_LONG, CompletionLimit, ExampleLimit, Limit, PromptLimit
+from data_preprocessing.limits import CompletionLimit, ExampleLimit, Limit, PromptLimit
 from data_preprocessing.modes import Encoded, EncodedBatch, Refused
+from data_preprocessing.readers import TOO_LONG
 from modelzoo.base_config import Config
 
 if TYPE_CHECKING:

@@ -13,9 +13,6 @@ from modelzoo.base_config import Config, FromFloat
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
 
-TOO_LONG = "too long"
-"""The reason that only a policy in the YAML gives: the document itself is in order."""
-
 
 class Limit(Config):
     """A number of tokens. What is limited, and by which `policy`, says the class below."""

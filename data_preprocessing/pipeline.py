@@ -16,9 +16,9 @@ from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import ChunkEncoder, Outcome
 from data_preprocessing.inputs import InputReader, Progress, stopping
 from data_preprocessing.merge import Merger
+from data_preprocessing.ray_workers import encode_in_ray
 from data_preprocessing.selection import Limiter, Selection, Taken
 from data_preprocessing.spill import Counts, Spill, find_spill
-from data_preprocessing.ray_workers import encode_in_ray
 from data_preprocessing.workers import available_cpus, encode_here, encode_in_processes
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (

@@ -185,7 +185,7 @@ def read_domain(name: str, path: str, base_dir: Path = Path(), max_bytes: int = 
             break
     if not any(texts):
         raise UserError(f"--data {name}={path}: no document can be read there; expected UTF-8 text or JSON Lines")
-    return Domain(name, f"{path} ({len(inputs)} file{'s' * (len(inputs) != 1)})", texts)
+    return Domain(name, f"{path} ({len(inputs.names)} file{'s' * (len(inputs.names) != 1)})", texts)
 
 
 def built_in_domains(max_bytes: int = MAX_BYTES) -> Iterator[Domain]:

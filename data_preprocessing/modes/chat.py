@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from data_preprocessing.limits import TOO_LONG, ConversationLimit
+from data_preprocessing.limits import ConversationLimit
 from data_preprocessing.modes import Encoded, EncodedBatch, ModeConfig, Refused
-from data_preprocessing.readers import Document
+from data_preprocessing.readers import TOO_LONG, Document
 from data_preprocessing.special_tokens import encode_template, remedy, unknown_tokens
 from modelzoo.base_config import Config, Problem, UserError
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from data_preprocessing.limits import TOO_LONG, DocumentLimit, cut, piece_bytes
+from data_preprocessing.limits import DocumentLimit, cut, piece_bytes
 from data_preprocessing.modes import Encoded, EncodedBatch, ModeConfig, Refused
-from data_preprocessing.readers import Document
+from data_preprocessing.readers import TOO_LONG, Document
 from data_preprocessing.special_tokens import remedy, special_ids
 from modelzoo.base_config import FromFloat, Problem, UserError
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_preprocessing.limits import TOO_LONG, DocumentLimit, cut, piece_bytes
+from data_preprocessing.limits import DocumentLimit, cut, piece_bytes
 from data_preprocessing.modes import EncodedBatch, ModeConfig, Refused
-from data_preprocessing.readers import Document
+from data_preprocessing.readers import TOO_LONG, Document
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer

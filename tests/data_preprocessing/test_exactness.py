@@ -139,7 +139,7 @@ def test_a_planted_loss_is_noticed(base, monkeypatch):
     monkeypatch.setattr(
         Merger, "_blocks", lambda *a, **k: (block.split(len(block[0]) - 1)[0] for block in blocks(*a, **k))
     )
-    with pytest.raises(AssertionError, match="ledger.pieces_written"):
+    with pytest.raises(AssertionError, match=r"ledger\.pieces_written"):
         run(config(workers=1), base)
     assert not (base / "out").exists()
 
