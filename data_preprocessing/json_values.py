@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from data_preprocessing.streams import LARGEST_READ, Steady
 
-# one object without objects in it, in one go
+# a short object without objects in it, in one go
 FLAT = re.compile(rb'\{[^{}"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^{}"]*+)*+\}', re.DOTALL)
 MARK = re.compile(rb'["{}\[\],]')
-IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+SHORT = 512
+BACKSLASH = ord("\\")
 SPACE = re.compile(rb"[ \t\r\n]*+")
 
 
@@ -74,7 +75,7 @@ class _Scan:
     def _value(self, in_array: bool) -> Value:
         """The value that starts here: up to where its brackets close, or to the comma or bracket after it."""
         self.begin, depth = self.at, 0
-        if flat := FLAT.match(self.data, self.at):
+        if flat := FLAT.match(self.data, self.at, self.at + SHORT):
             self.at = flat.end()
             return self._take(whole=True)
         while True:
@@ -107,13 +108,20 @@ class _Scan:
     def _pass_string(self) -> bool:
         """Go behind the quote that ends the string. False: there is none."""
         while True:
-            found = IN_STRING.match(self.data, self.at)
-            self.at = found.end() if found else self.at
-            if self.data[self.at : self.at + 1] == b'"':
-                self.at += 1
-                return True
-            if not self._more():  # at the end of the data, or at a backslash that is the last of it
-                return False
+            quote = self.data.find(b'"', self.at)
+            end = quote if quote >= 0 else len(self.data)
+            first = end  # of the backslashes before it: two of them are one, an odd one takes the quote's meaning
+            while first > self.at and self.data[first - 1] == BACKSLASH:
+                first -= 1
+            odd = (end - first) % 2
+            if quote >= 0:
+                self.at = quote + 1
+                if not odd:
+                    return True
+            else:
+                self.at = end - odd
+                if not self._more():
+                    return False
 
     def _take(self, whole: bool) -> Value:
         raw = self.data[self.begin : self.at]
@@ -135,7 +143,7 @@ class _Scan:
         """Read on, keeping the value that has begun unless it is too long. False: nothing is left."""
         kept = self.data[self.begin :]
         if self.dropped or len(kept) > self.max_bytes:
-            last = self.data[self.at :]  # a backslash
+            last = self.data[self.at :]  # a backslash at the most
             self.dropped += len(kept) - len(last)
             kept = last
         seen = len(self.data) - self.at

@@ -73,10 +73,10 @@ def _expand_url(url: str) -> list[str]:
                 raise _nothing_at(url)
             if "::" in url:
                 raise UserError(f"reader.paths: {url}: a chain of file systems takes no pattern; name each file")
-            found = sorted(path for path, info in system.glob(path, detail=True).items() if info["type"] == "file")
+            found = sorted(name for name, info in system.glob(path, detail=True).items() if info["type"] == "file")
             if not found:
                 raise _nothing_at(url)
-            return [_in_form_of(url, system, name) for name in found]
+            return [_in_form_of(url, system, path, name) for name in found]
         if system.isdir(path) and not system.isfile(path):
             raise _is_directory(url, url.rstrip("/"))
     except UserError:
@@ -86,15 +86,10 @@ def _expand_url(url: str) -> list[str]:
     return [url]
 
 
-def _in_form_of(url: str, system: Any, path: str) -> str:
-    """The URL of a path that the file system listed, with the host as the pattern has it."""
-    if is_url(path):
-        return path
-    full = str(system.unstrip_protocol(path))
-    given = urlsplit(url)
-    if given.netloc and not path.lstrip("/").startswith(given.netloc) and urlsplit(full).netloc != given.netloc:
-        return f"{given.scheme}://{given.netloc}/{path.lstrip('/')}"
-    return full
+def _in_form_of(url: str, system: Any, pattern: str, path: str) -> str:
+    """The URL of a path that the file system listed, beginning as the URL of the pattern does."""
+    tail = pattern.lstrip("/")
+    return url.removesuffix(tail) + path.lstrip("/") if url.endswith(tail) else str(system.unstrip_protocol(path))
 
 
 def _file_system(url: str) -> tuple[Any, str]:

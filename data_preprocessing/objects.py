@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from string import Formatter
 from typing import Annotated, Any, NamedTuple
 
@@ -58,7 +59,7 @@ class ObjectReader(ReaderConfig):
         if self.messages_key is not None:
             return (self.messages_key,)
         if self.template is not None:
-            return tuple(dict.fromkeys(piece.key for piece in pieces(self.template) if piece.key is not None))
+            return keys_of(self.template)
         return self.text_key
 
     def problems(self) -> Iterator[Problem]:
@@ -194,7 +195,8 @@ class Piece(NamedTuple):
     key: str | None
 
 
-def pieces(template: str) -> list[Piece]:
+@cache
+def pieces(template: str) -> tuple[Piece, ...]:
     """The parts of a template. It is only ever cut up, never given to str.format, which can reach into objects.
 
     Raises:
@@ -205,7 +207,13 @@ def pieces(template: str) -> list[Piece]:
         if key is not None and (not key or key.isspace() or spec or conversion or "[" in key or "{" in key):
             raise ValueError(f"{{{key}}} with what follows it is not just a key; write {{text}}, and {{{{ for a brace")
         found.append(Piece(before, key))
-    return found
+    return tuple(found)
+
+
+@cache
+def keys_of(template: str) -> tuple[str, ...]:
+    """The keys that a template names, each once. Raises ValueError: see `pieces`."""
+    return tuple(dict.fromkeys(piece.key for piece in pieces(template) if piece.key is not None))
 
 
 def _text(value: Any, key: str, where: str = "", numbers: bool = False) -> str:

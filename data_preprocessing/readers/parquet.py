@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-MAX_ROWS = 2**16
-"""In a frame."""
+MAX_ROWS = 2**13
+"""Rows to decode at once, at the most."""
 READ_BYTES = 2**20
 
 
@@ -57,8 +57,9 @@ class ParquetReader(ObjectReader):
             try:
                 rows = _rows_a_frame(file, group, columns)
                 for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
-                    yield Frame(Place(name, "document", number), _packed(batch))
-                    number += batch.num_rows
+                    for part in _parts(batch):
+                        yield Frame(Place(name, "document", number), _packed(part))
+                        number += part.num_rows
             except (pa.ArrowException, OSError, ValueError) as error:
                 _raise_if_of_the_system(error)
                 lost = f"rows {number:,} to {end - 1:,} cannot be read: {_first_line(error)}"
@@ -114,7 +115,7 @@ def _pyarrow() -> "tuple[Any, Any]":
 
 
 def _rows_a_frame(file: "pq.ParquetFile", group: int, columns: list[str]) -> int:
-    """Rows that hold about the bytes of a frame, judged by the size of their columns in the row group."""
+    """Rows that may hold the bytes of a frame, judged by the size of their columns in the row group."""
     metadata = file.metadata.row_group(group)
     chunks = [metadata.column(index) for index in range(metadata.num_columns)]
     size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in _outer(columns))
@@ -124,6 +125,15 @@ def _rows_a_frame(file: "pq.ParquetFile", group: int, columns: list[str]) -> int
 
 def _outer(columns: list[str]) -> set[str]:
     return {column.partition(".")[0] for column in columns}
+
+
+def _parts(batch: "pa.RecordBatch") -> "Iterator[pa.RecordBatch]":
+    """A batch, halved where its rows are larger than the file led to expect (equal texts are stored once)."""
+    if batch.nbytes <= 2 * streams.FRAME_BYTES or batch.num_rows < 2:
+        yield batch
+    else:
+        yield from _parts(batch.slice(0, batch.num_rows // 2))
+        yield from _parts(batch.slice(batch.num_rows // 2))
 
 
 def _packed(batch: "pa.RecordBatch") -> bytes:

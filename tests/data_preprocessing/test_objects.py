@@ -174,7 +174,10 @@ def test_one_object():
         ),
         ('[{"text": "a\x1e"}, {"text": "b"}]', [("f: document 1", "[not JSON]"), ("f: document 2", "b")]),
         ('{\n"text": "a"\n}\n{\n"text": "b"', [("f: document 1", "a"), ("f: document 2", "[not JSON]")]),
-        ('{\n"text": "a"\n}\n{\n"text": b}\n{\n"text": "c"}', [("f: document 1", "a"), ("f: document 2", "[not JSON]"), ("f: document 3", "c")]),
+        (
+            '{\n"text": "a"\n}\n{\n"text": b}\n{\n"text": "c"}',
+            [("f: document 1", "a"), ("f: document 2", "[not JSON]"), ("f: document 3", "c")],
+        ),
         ('{"text": "a"\n{"text": "b"}', [("f:1", "[not JSON]"), ("f:2", "b")]),
     ],
 )  # fmt: skip
@@ -187,7 +190,8 @@ def test_broken_json_costs_little(monkeypatch, content, expected, frame_bytes):
 def test_a_value_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes):
     monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
     monkeypatch.setattr("data_preprocessing.readers.json.SNIFFED", 4)
-    values = ['{"text": "a"}', '{"text": "' + 'b\\"]' * 30 + '"}', '{"n": [' + "1, " * 40 + '{}]}', '{"text": "c"}', '{"text": "1234567890"}', '{"text": "12345678901"}']  # fmt: skip
+    long = ['{"text": "' + 'b\\"]' * 30 + '"}', '{"n": [' + "1, " * 40 + "{}]}"]
+    values = ['{"text": "a"}', *long, '{"text": "c"}', '{"text": "1234567890"}', '{"text": "12345678901"}']
     for between in (",", " ,\n "):
         items = read(f"[{between.join(values)}]".encode(), kind="json", max_document_bytes=22)
         assert [(item.reason, item.num_bytes) if isinstance(item, Rejected) else item.text for item in items] == [
