@@ -20,10 +20,10 @@ import h5py
 import numpy as np
 
 from modelzoo.base_config import UserError
-from modelzoo.data.packing import Plan, best_fit, concatenated_ranges, segments
-from modelzoo.data.rows import Batch, RowDataset
+from modelzoo.data.packing import Plan, best_fit, segments
+from modelzoo.data.rows import Batch, RowDataset, mask_of_filled
 from modelzoo.data.schema import MANIFEST, file_sha256, find_split, open_shard, read_manifest
-from modelzoo.data.stream import Stream
+from modelzoo.data.stream import Stream, concatenated_ranges
 
 
 class TokenDataset(RowDataset):
@@ -109,7 +109,7 @@ class TokenDataset(RowDataset):
         if self._has_loss_mask:
             loss_mask = self._stream.gather("loss_mask", first, self.seq_len, 0) != 0
         else:
-            loss_mask = np.arange(self.seq_len) < filled[:, None]
+            loss_mask = mask_of_filled(filled, self.seq_len)
         batch = {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:], "loss_mask": loss_mask}
         if self.isolate_documents:
             starts = self._document_starts
@@ -121,26 +121,25 @@ class TokenDataset(RowDataset):
         return batch
 
     def _packed(self, numbers: np.ndarray, plan: Plan) -> Batch:
-        shape = (len(numbers), self.seq_len)
-        input_ids = np.full(shape, self.end_of_document_id, dtype=np.int64)
-        labels = input_ids.copy()
-        loss_mask = np.zeros(shape, dtype=np.bool_)
         piece, row = concatenated_ranges(plan.row_starts[numbers], plan.row_starts[numbers + 1])
-        length = plan.length[piece].astype(np.int64)
-        stop = np.cumsum(length)  # over the whole batch; less what earlier rows hold, it is the column
+        first, length = plan.first[piece], plan.length[piece].astype(np.int64)
         filled = np.bincount(row, length, minlength=len(numbers)).astype(np.int64)
-        column = stop - length - (np.cumsum(filled) - filled)[row]
-        tokens = np.empty(self.seq_len + 1, dtype=np.int64)
-        for at, start, first, count in zip(
-            row.tolist(), column.tolist(), plan.first[piece].tolist(), length.tolist(), strict=True
-        ):
-            self._stream.read("tokens", first - 1, tokens[: count + 1], self.end_of_document_id)
-            input_ids[at, start : start + count] = tokens[:count]
-            labels[at, start : start + count] = tokens[1 : count + 1]
-            if self._has_loss_mask:
-                self._stream.read("loss_mask", first, loss_mask[at, start : start + count], 0)
-        if not self._has_loss_mask:
-            loss_mask = np.arange(self.seq_len) < filled[:, None]
+        before = np.cumsum(length) - length  # over the whole batch; less what earlier rows hold, it is the column
+        column = before - (np.cumsum(filled) - filled)[row]
+        at = row * self.seq_len + column
+        labels = np.full((len(numbers), self.seq_len), self.end_of_document_id, dtype=np.int64)
+        self._stream.scatter("tokens", first, length, labels.reshape(-1), at)
+        input_ids = np.empty_like(labels)
+        input_ids[:, 1:] = labels[:, :-1]
+        input_ids[row, column] = self.end_of_document_id
+        cut = np.flatnonzero(self._document_starts[np.searchsorted(self._document_starts, first)] != first)
+        one = np.ones_like(cut)
+        self._stream.scatter("tokens", first[cut] - 1, one, input_ids.reshape(-1), at[cut])  # the token before a cut
+        if self._has_loss_mask:
+            loss_mask = np.zeros(labels.shape, dtype=np.bool_)
+            self._stream.scatter("loss_mask", first, length, loss_mask.reshape(-1), at)
+        else:
+            loss_mask = mask_of_filled(filled, self.seq_len)
         self._check_ids(labels)
         batch = {"input_ids": input_ids, "labels": labels, "loss_mask": loss_mask}
         if self.isolate_documents:

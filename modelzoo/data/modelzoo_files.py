@@ -21,7 +21,7 @@ import numpy as np
 
 from modelzoo.base_config import UserError
 from modelzoo.data.packing import segments
-from modelzoo.data.rows import Batch, RowDataset
+from modelzoo.data.rows import Batch, RowDataset, mask_of_filled
 from modelzoo.data.stream import Stream
 
 PARAMETERS = "data_params.json"
@@ -67,7 +67,7 @@ class SampleFiles(RowDataset):
         for row, (number, local, part) in enumerate(where):
             columns = slice(part * self.seq_len, (part + 1) * self.seq_len)
             try:
-                found = self._stream.open(number, "data")[local, :4, columns]
+                found = self._stream.open(number, "data")[local][:4, columns]  # h5py's quickest way; a chunk is whole
             except OSError as error:  # a compressed chunk that does not unpack
                 name = self._stream.files[number]
                 raise UserError(f"{name}: example {local} cannot be read ({error}); {REMEDY}") from error
@@ -126,7 +126,7 @@ class CorpusFiles(RowDataset):
             raise UserError(f"{self.path}: tokens cannot be read ({error}); {REMEDY}") from error
         self._check_ids(tokens)
         tokens = tokens.astype(np.int64)
-        loss_mask = np.arange(self.seq_len) < (self.num_tokens - first)[:, None]
+        loss_mask = mask_of_filled(self.num_tokens - first, self.seq_len)
         return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:], "loss_mask": loss_mask}
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modelzoo.data.stream import concatenated_ranges
+
 
 class Plan(NamedTuple):
     """Which pieces of the stream make up which row. Row i has the pieces row_starts[i] to row_starts[i + 1]."""
@@ -106,18 +108,13 @@ def segments(row: np.ndarray, column: np.ndarray, filled: np.ndarray, seq_len: i
     Returns:
         position_ids, segment_ids: (B, T) int32 each.
     """
-    shape = (len(filled), seq_len)
-    starts = np.zeros(shape, dtype=np.bool_)
-    starts[row, column] = True
-    columns = np.arange(seq_len, dtype=np.int32)
-    segment_ids = np.cumsum(starts, axis=1, dtype=np.int32)
-    position_ids = columns - np.maximum.accumulate(np.where(starts, columns, 0), axis=1)
-    segment_ids[columns >= filled[:, None]] = 0
-    return position_ids.astype(np.int32, copy=False), segment_ids
-
-
-def concatenated_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """range(start[i], stop[i]) one after another, and the i of each."""
-    counts = stop - start
-    owner = np.repeat(np.arange(len(start)), counts)
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - start, counts), owner
+    num_rows = len(filled)
+    padded = np.flatnonzero(filled < seq_len)
+    starts = np.sort(np.concatenate([row * seq_len + column, padded * seq_len + filled[padded]]))  # in the flat batch
+    lengths = np.diff(starts, append=num_rows * seq_len)
+    first = np.searchsorted(starts, np.arange(num_rows) * seq_len)  # that of each row
+    number = np.arange(len(starts)) - first[starts // seq_len] + 1
+    number[np.searchsorted(starts, padded * seq_len + filled[padded])] = 0
+    segment_ids = np.repeat(number.astype(np.int32), lengths)
+    position_ids = np.arange(num_rows * seq_len, dtype=np.int32) - np.repeat(starts.astype(np.int32), lengths)
+    return position_ids.reshape(num_rows, seq_len), segment_ids.reshape(num_rows, seq_len)

@@ -120,9 +120,21 @@ class RowDataset(ABC):
 
     def _check_ids(self, tokens: np.ndarray) -> None:
         """Refuse an id that the vocabulary does not have: the embedding would crash, or read elsewhere."""
-        if tokens.size and (tokens.max() >= self.vocab_size or tokens.min() < 0):
-            bad = tokens.max() if tokens.max() >= self.vocab_size else tokens.min()
+        largest, smallest = 0, 0
+        if tokens.size:
+            largest = int(tokens.max())
+            smallest = int(tokens.min()) if tokens.dtype.kind == "i" else 0
+        if largest >= self.vocab_size or smallest < 0:
+            bad = largest if largest >= self.vocab_size else smallest
             raise UserError(
                 f"{self.path}: holds the id {bad}, but its tokenizer has {self.vocab_size}: a file is damaged, or "
                 "from another tokenizer; write the dataset again"
             )
+
+
+def mask_of_filled(filled: np.ndarray, seq_len: int) -> np.ndarray:
+    """(B, T), True in the first filled[i] places of row i."""
+    mask = np.ones((len(filled), seq_len), dtype=np.bool_)
+    for row in np.flatnonzero(filled < seq_len):  # few, or none: comparing them all would take as long as the gather
+        mask[row, filled[row] :] = False
+    return mask
