@@ -87,10 +87,12 @@ def search(contents: Contents, split: Split, text: str, max_tokens: int | None =
         raise UserError(f"{contents.path}: text can only be searched with a tokenizer; name one: --tokenizer PATH")
     table = [tokenizer.decode_bytes([id_]) for id_ in range(tokenizer.vocab_size)]
     table[tokenizer.end_of_document_id] = b"\xff"  # in no text: a match never reaches into the next document
+    table.append("�".encode())  # for ids that the tokenizer has not
     sizes = np.array([len(token) for token in table])
     wanted = text.encode()
     for first, offsets, ids in split.blocks():
-        ids = np.minimum(ids, len(table) - 1)
+        ids = ids.astype(np.int64)
+        ids[(ids < 0) | (ids >= len(table))] = len(table) - 1
         data = b"".join(map(table.__getitem__, ids.tolist()))
         place = data.find(wanted)
         if place < 0:
