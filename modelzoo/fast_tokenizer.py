@@ -119,10 +119,8 @@ class FastEncoder:
         except (TypeError, UnicodeEncodeError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of Rust code is not an Exception
-            begin = texts[0][:40]
-            raise UserError(
-                f"fastokens fails ({type(error).__name__}: {error}) in a batch whose first text begins {begin!r}; {REMEDY}"
-            ) from error
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"fastokens fails ({what}) in a batch that begins {texts[0][:40]!r}; {REMEDY}") from error
         return np.frombuffer(ids, dtype="<u4"), np.frombuffer(offsets, dtype="<i8")
 
 

@@ -270,10 +270,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        text = self.backend.to_str()
-        if tokenizer_files.end_of_document(orjson.loads(text)) != self.end_of_document_token:
-            text = tokenizer_files.with_end(text, self.end_of_document_token)
-        write_text(Path(path), text)
+        write_text(Path(path), self.backend.to_str())
 
 
 def byte_level(model: models.Model) -> Backend:

@@ -202,12 +202,22 @@ def test_the_sample_is_a_small_share():
 
 
 @pytest.mark.usefixtures("fast")
-def test_prepare_starts_no_thread_and_workers_may_be_forked():
+def test_prepare_starts_no_thread_and_workers_may_be_forked(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json("neox"))
+    program = """
+import os, sys
+from modelzoo.tokenizer import Tokenizer
+before = os.listdir("/proc/self/task")
+loaded = Tokenizer.load(sys.argv[1], "fastokens")
+loaded.prepare()
+print(len(os.listdir("/proc/self/task")) - len(before))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "FASTOKENS_BPE_THREADS"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    if sys.platform == "linux":
+        assert subprocess.check_output(command, env=environment, text=True).strip() == "0"
     tried = tokenizer()
-    before = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else None
     tried.prepare()
-    if before is not None:
-        assert len(os.listdir("/proc/self/task")) == before
     with multiprocessing.get_context("fork").Pool(2) as pool:
         for text, ids in zip(TRICKY, pool.map(tried.encode, TRICKY), strict=True):
             assert ids == tried.encode(text)
