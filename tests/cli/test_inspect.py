@@ -147,7 +147,8 @@ def test_search_finds_every_document_that_holds_the_text(root, monkeypatch, bloc
     for wanted in ("the", "cat", CJK, "<|endoftext|>", "a", TEXTS[6][-9:]):
         found = told(root, "--search", wanted, "--num", 99)["documents"]
         assert [one["index"] for one in found] == [i for i, text in enumerate(TEXTS) if wanted in text], wanted
-    assert "no document holds 'catthe'" in str(run(root, "--search", "catthe").exception)  # over an end of document
+    over_an_end = run(root, "--split", "validation", "--search", "catthe")
+    assert "no document holds 'catthe'" in str(over_an_end.exception)
     found = told(root, "--search", "needle and", "--max-tokens", 8)["documents"][0]
     assert (found["first_token"], len(found["ids"])) == (0, 8)
 
@@ -294,8 +295,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_is_self_contained_and_escapes_all(masked, tmp_path):
-    assert run(masked, "--html", tmp_path / "page.html", "--num", 99).exit_code == 0
+def test_the_page_is_self_contained_and_escapes_all(tmp_path):
+    root = write_dataset(tmp_path / "<img src=x onload=y>", masked=True)
+    assert run(root, "--html", tmp_path / "page.html", "--num", 99).exit_code == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not {"script", "img", "link", "iframe", "object", "a"} & set(page.tags)
@@ -304,6 +306,8 @@ def test_the_page_is_self_contained_and_escapes_all(masked, tmp_path):
     assert "http" not in text.replace("http-equiv", "")
     assert "<script>alert(1)</script> & ␛[2J⟨U+009B⟩31m" in page.text
     assert "␛[31m{oops" in page.text
+    assert ">&lt;</span>" in text
+    assert "><</span>" not in text
     policy = text.split('Content-Security-Policy" content="')[1]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert ("title", "id 0 · bytes 3c 7c 65 6e 64 6f 66 74 65 78 74 7c 3e") in page.attributes
@@ -347,15 +351,15 @@ def test_modelzoo_samples(tmp_path):
 @pytest.mark.parametrize("block", [2**20, 4])
 def test_modelzoo_corpora(tmp_path, monkeypatch, block):
     monkeypatch.setattr("data_preprocessing.inspect.modelzoo.BLOCK", block)
-    documents = [[5, 6, END], [END], [7] * 9 + [END], [8, 9]]
+    documents = [[5, 6, END], [END], [7] * 9 + [END], [8, 9, END], [5]]
     for number, part in enumerate((documents[:2], documents[2:])):
         with h5py.File(tmp_path / f"{number}.h5", "w") as file:
             file["data"] = np.concatenate(part).astype("u1")
     assert "which id ends a document" in str(run(tmp_path).exception)
     (tmp_path / "data_params.json").write_text(json.dumps({"processing": {"eos_id": END, "vocab_size": 275}}))
-    found = [told(tmp_path, "--document", index)["documents"][0]["ids"] for index in range(4)]
+    found = [told(tmp_path, "--document", index)["documents"][0]["ids"] for index in range(5)]
     assert found == documents
-    assert told(tmp_path)["splits"]["corpus"]["tokens"] == 16
+    assert told(tmp_path)["splits"]["corpus"]["tokens"] == 18
     small_tokenizer().save(tmp_path / "tokenizer.json")
     wanted = small_tokenizer().decode([7])
     assert [one["index"] for one in told(tmp_path, "--tokenizer", tmp_path, "--search", wanted)["documents"]] == [2]
