@@ -58,14 +58,17 @@ class Summary(NamedTuple):
 class Task(NamedTuple):
     """One of several runs that share the work, each perhaps on a machine of its own."""
 
-    index: int
-    count: int
+    number: int
+    num_tasks: int
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.num_tasks}"
 
     def has(self, lot: Lot, num_lots: int, chunk: int | None = None) -> bool:
         """Whether the chunk of this lot, or any chunk of it, is this task's. Reading is shared where lots are many."""
-        if num_lots >= 4 * self.count:
-            return lot.number % self.count == self.index
-        return chunk is None or chunk % self.count == self.index
+        if num_lots >= 4 * self.num_tasks:
+            return lot.number % self.num_tasks == self.number
+        return chunk is None or chunk % self.num_tasks == self.number
 
 
 def run(
@@ -89,7 +92,7 @@ def run(
     """
     output = base_dir / config.output
     job = _Job(config, base_dir, on_progress)
-    lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task.index}-of-{task.count}.lock"
+    lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task}.lock"
     with exclusive(output.with_name(lock), f"writing {output}"):
         if finished := _finished(output, job):
             shutil.rmtree(job.staging, ignore_errors=True)
@@ -178,7 +181,7 @@ class _Job:
             "num_chunks": num_chunks,
             "inputs": {source: reader.sha256 for source, reader in self.inputs.items()},
         }
-        write_text(self.tasks / f"{task.index}-of-{task.count}.json", json.dumps(account, indent=1))
+        write_text(self.tasks / f"{task}.json", json.dumps(account, indent=1))
 
     def encoded_by_tasks(self) -> list[Taken]:
         """What `encode` gives, from the accounts that tasks left."""

@@ -37,7 +37,7 @@ def encode_in_ray(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers: int |
         count = workers or int(ray.cluster_resources().get("CPU", 1))
         held = ray.put(encoder)
         actor = ray.remote(num_cpus=1)(_RemoteEncoder)
-        idle = [actor.remote(held) for _ in range(count)]  # type: ignore[attr-defined]
+        idle = [actor.remote(held) for _ in range(count)]
         yield from _share_out(ray, idle, iter(chunks))
     finally:
         if started_here:

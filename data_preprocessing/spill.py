@@ -75,7 +75,7 @@ def find_spill(path: Path, digest: str) -> Counts | None:
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     checksum = 0
     for name in sorted(arrays):
-        checksum = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(arrays[name].data.cast("B") if arrays[name].size else b"", checksum)
     return checksum
 
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import h5py
 from pydantic import ValidationError
 
-from data_preprocessing.ledger import MAX_LISTED
+from data_preprocessing import ledger
 from data_preprocessing.verify_shard import COPY, REWRITE, Damage, shard_damage, without_path
 from modelzoo.base_config import UserError
-from modelzoo.data.schema import MANIFEST, TOKENIZER, Manifest, SplitInfo, read_manifest
+from modelzoo.data.schema import MANIFEST, REJECTED, TOKENIZER, Manifest, SplitInfo, file_sha256, read_manifest
 from modelzoo.tokenizer import Tokenizer
 
-BESIDE = {MANIFEST, TOKENIZER}
+BESIDE = {MANIFEST, REJECTED, TOKENIZER}
 """Files of a dataset that are not shards."""
 
 REMOVE = "move it elsewhere, or delete it"
@@ -54,9 +54,13 @@ def verify(directory: Path, on_bytes: Callable[[int], None] | None = None) -> Re
         if not (directory / MANIFEST).is_file():
             raise
         return Report(list(_schema_damage(directory, error)), {})
-    damage = [Damage(MANIFEST, *problem, REWRITE) for problem in (*sum_problems(manifest), *ledger_problems(manifest))]
+    damage = [
+        Damage(MANIFEST, *problem, REWRITE)
+        for problem in (*sum_problems(manifest), *ledger.problems(manifest.ledger, manifest.splits))
+    ]
     damage += _file_damage(directory, manifest)
     damage += _tokenizer_damage(directory, manifest)
+    damage += _rejected_damage(directory, manifest)
     splits = {}
     for name, split in manifest.splits.items():
         started, size = time.monotonic(), 0
@@ -81,30 +85,6 @@ def sum_problems(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 yield f"splits.{name}.{count}={getattr(split, count)}", f"{total}, the sum over its shards"
 
 
-def ledger_problems(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What was found, and what was expected, where the ledger does not add up. All its rules stand here."""
-    ledger, splits = manifest.ledger, manifest.splits.values()
-    rejected = sum(ledger.rejected_by_reason.values())
-    listed = Counter(one.reason for one in ledger.rejected)
-    equal = [
-        ("documents_in", ledger.documents_in, "documents_written + rejected", ledger.documents_written + rejected),
-        ("documents_written", ledger.documents_written, "sum of the splits", sum(s.num_documents for s in splits)),
-        ("bytes_written", ledger.bytes_written, "sum of the splits", sum(s.num_bytes for s in splits)),
-        ("rejected", len(ledger.rejected), "the documents rejected, as far as listed", min(rejected, MAX_LISTED)),
-    ]
-    if not rejected:
-        equal.append(("bytes_in", ledger.bytes_in, "bytes_written, as nothing was rejected", ledger.bytes_written))
-    for name, found, rule, expected in equal:
-        if found != expected:
-            yield f"ledger.{name}={found}", f"{expected} ({rule})"
-    if ledger.bytes_in < ledger.bytes_written:
-        yield f"ledger.bytes_in={ledger.bytes_in}", f"at least bytes_written={ledger.bytes_written}"
-    for reason, number in listed.items():
-        if number > ledger.rejected_by_reason.get(reason, 0):
-            counted = ledger.rejected_by_reason.get(reason, 0)
-            yield f"ledger.rejected lists {number} documents ({reason})", f"at most the {counted} that are counted"
-
-
 def _schema_damage(directory: Path, error: UserError) -> Iterator[Damage]:
     if isinstance(error.__cause__, ValidationError):
         for one in error.__cause__.errors():
@@ -117,6 +97,20 @@ def _schema_damage(directory: Path, error: UserError) -> Iterator[Damage]:
 def _inside(file: str) -> bool:
     path = PurePosixPath(file)
     return not path.is_absolute() and ".." not in path.parts
+
+
+def _rejected_damage(directory: Path, manifest: Manifest) -> Iterator[Damage]:
+    """Of the list of rejected documents."""
+    path = directory / REJECTED
+    if not path.is_file():
+        yield Damage(REJECTED, "no such file", "the list of rejected documents", COPY)
+    elif (found := file_sha256(path)) != (expected := manifest.ledger.rejected_sha256):
+        yield Damage(REJECTED, f"sha256 {found[:12]}…", f"{expected[:12]}…", COPY)
+    else:
+        with path.open(encoding="utf-8") as lines:
+            listed = dict(Counter(json.loads(line)["reason"] for line in lines))
+        if listed != manifest.ledger.rejected_by_reason:
+            yield Damage(REJECTED, f"{listed}", f"{manifest.ledger.rejected_by_reason}, as {MANIFEST} counts", REWRITE)
 
 
 def _file_damage(directory: Path, manifest: Manifest) -> Iterator[Damage]:

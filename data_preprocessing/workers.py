@@ -106,7 +106,7 @@ class _Worker:
             raise self._died() from None
         if isinstance(outcome, OSError):
             raise outcome
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     def _died(self) -> UserError:
         self.process.join(5)
@@ -174,7 +174,7 @@ class _ReadAhead(Iterator[T]):
     def __next__(self) -> T:
         more, item = self._queue.get()
         if more:
-            return item  # type: ignore[no-any-return]
+            return item
         self._queue.put((False, None))
         if item is not None:
             raise item

@@ -7,18 +7,16 @@ import numpy as np
 
 from modelzoo.data.schema import (
     SCHEMA_VERSION,
-    LedgerInfo,
     Manifest,
-    RejectedDocument,
     ShardHeader,
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
     file_sha256,
     write_manifest,
-    write_shard,
 )
 from tests.samples import small_tokenizer
+from tests.shards import ledger, write_arrays
 
 END = 0
 SPLITS = {
@@ -61,25 +59,19 @@ def write_dataset(root: Path, masked: bool = False) -> Path:
                 **counts,
             )
             file = f"{split}/{number:05}.h5"
-            write_shard(root / file, header, tokens, offsets, np.concatenate(masks) if masked else None)
+            write_arrays(root / file, header, tokens, offsets, np.concatenate(masks) if masked else None)
             written.append(ShardInfo(file=file, sha256=file_sha256(root / file), **counts))
         sums = {name: sum(getattr(shard, name) for shard in written) for name in counts}
         splits[split] = SplitInfo(shards=tuple(written), **sums)
     documents_written = sum(split.num_documents for split in splits.values())
     bytes_written = sum(split.num_bytes for split in splits.values())
-    rejected = RejectedDocument(file="a.jsonl", unit="line", number=11, reason="not JSON", detail="\x1b[31m{oops")
-    ledger = LedgerInfo(
-        documents_in=documents_written + 1,
-        bytes_in=bytes_written + 7,
-        documents_written=documents_written,
-        bytes_written=bytes_written,
-        rejected_by_reason={"not JSON": 1},
-        rejected=(rejected,),
-    )
+    tokens_written = sum(split.num_tokens for split in splits.values())
+    rejected = {"file": "a.jsonl", "unit": "line", "number": 11, "reason": "not JSON", "detail": "\x1b[31m{oops"}
+    account = ledger(documents_written, bytes_written, tokens_written, [rejected], root)
     write_manifest(
         root,
         Manifest(
-            schema_version=SCHEMA_VERSION, settings=settings, inputs=(), tokenizer=info, splits=splits, ledger=ledger
+            schema_version=SCHEMA_VERSION, settings=settings, inputs=(), tokenizer=info, splits=splits, ledger=account
         ),
     )
     return root

@@ -101,13 +101,13 @@ NUMBERS = [
     ("documents_in", lambda m: m["ledger"], "ledger.documents_in=11"),
     ("documents_written", lambda m: m["ledger"], "ledger.documents_written=10"),
     ("bytes_written", lambda m: m["ledger"], "ledger.bytes_written="),
-    ("not JSON", lambda m: m["ledger"]["rejected_by_reason"], "ledger.rejected=1"),
+    ("not JSON", lambda m: m["ledger"]["rejected_by_reason"], "ledger.documents_rejected=1"),
     ("num_documents", lambda m: m["splits"]["train"], "splits.train.num_documents=8"),
     ("num_tokens", lambda m: m["splits"]["train"]["shards"][1], "splits.train.num_tokens="),
     ("num_bytes", lambda m: m["splits"]["train"]["shards"][1], "splits.train.num_bytes="),
     ("vocab_size", lambda m: m["tokenizer"], None),
     ("end_of_document_id", lambda m: m["tokenizer"], None),
-    ("schema_version", lambda m: m, "schema version 2"),
+    ("schema_version", lambda m: m, "schema version 3"),
 ]
 
 
@@ -124,21 +124,20 @@ def test_a_changed_number_of_the_manifest_is_found(root, key, section, message):
         assert {"tokenizer.json", SHARD} <= set(found)
 
 
-def test_bytes_in_are_those_written_where_nothing_was_rejected(root):
-    def edit(content):
-        content["ledger"] |= {"rejected": [], "rejected_by_reason": {}}
-        content["ledger"]["documents_in"] -= 1
-
-    edit_manifest(root, edit)
-    assert "ledger.bytes_in=" in damage(root)["manifest.json"]
+def test_a_list_of_rejected_documents_that_is_another_is_found(root):
+    path = root / "rejected.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("11", "12"), encoding="utf-8")
+    assert list(damage(root)) == ["rejected.jsonl"]
+    path.unlink()
+    assert list(damage(root)) == ["rejected.jsonl"]
 
 
 def test_reasons_that_are_not_counted_are_found(root):
     def edit(content):
-        content["ledger"]["rejected"][0]["reason"] = "empty"
+        content["ledger"]["rejected_by_reason"] = {"empty": 1}
 
     edit_manifest(root, edit)
-    assert "ledger.rejected lists 1 documents (empty)" in damage(root)["manifest.json"]
+    assert "{'not JSON': 1}" in damage(root)["rejected.jsonl"]
 
 
 def test_other_settings_than_the_shards_are_found(root):

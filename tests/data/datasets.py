@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from modelzoo.data.schema import (
-    LedgerInfo,
+    SCHEMA_VERSION,
     Manifest,
     ShardHeader,
     ShardInfo,
@@ -13,8 +13,8 @@ from modelzoo.data.schema import (
     TokenizerInfo,
     file_sha256,
     write_manifest,
-    write_shard,
 )
+from tests.shards import ledger, write_arrays
 
 LENGTHS = [[9, 1, 4], [2], [17, 3, 5, 1]]
 """Documents of each shard, in tokens, the end-of-document id included: 42 tokens."""
@@ -34,28 +34,20 @@ def build(
         start += offsets[-1]
         counts = {"num_documents": len(lengths), "num_tokens": len(tokens), "num_bytes": 10}
         file = f"{number:05d}.h5"
-        header = ShardHeader(1, tokenizer_sha256, vocab_size, 0, "lm", **counts, source_config="{}")
-        write_shard(root / file, header, tokens, offsets, tokens % 2 if masked else None)
+        header = ShardHeader(SCHEMA_VERSION, tokenizer_sha256, vocab_size, 0, "lm", **counts, source_config="{}")
+        write_arrays(root / file, header, tokens, offsets, tokens % 2 if masked else None)
         infos.append(ShardInfo(file=file, sha256=file_sha256(root / file), **counts))
     split = SplitInfo(shards=tuple(infos), num_documents=8, num_tokens=42, num_bytes=30)
-    ledger = LedgerInfo(
-        documents_in=8,
-        bytes_in=30,
-        documents_written=8,
-        bytes_written=30,
-        rejected_by_reason={},
-        rejected=(),
-    )
     tokenizer = TokenizerInfo(sha256=tokenizer_sha256, vocab_size=vocab_size, end_of_document_id=0)
     write_manifest(
         root,
         Manifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             settings={},
             inputs=(),
             tokenizer=tokenizer,
             splits={"train": split},
-            ledger=ledger,
+            ledger=ledger(8, 30, 42),
         ),
     )
     return stream
