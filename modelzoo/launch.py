@@ -62,7 +62,7 @@ def build_run(config: RunConfig) -> Trainer:
             f"{described}, less than one batch of {config.tokens_per_step:,} (trainer.global_batch_size × "
             "data.seq_len); use a larger corpus, or smaller values of these two"
         )
-    tokenizer = _tokenizer_of(data.datasets[0], config)
+    tokenizer = _tokenizer_of(data.datasets, config)
     model = GPT(config.model, seed=config.seed)
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
     if config.continue_from is not None and not resumed:
@@ -164,16 +164,12 @@ def _check_data(dataset: RowDataset, config: RunConfig) -> None:
     dataset.check_against(tokenizer, config.model.vocab_size)
 
 
-def _tokenizer_of(dataset: RowDataset, config: RunConfig) -> str:
+def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
     """The tokenizer.json that goes into every checkpoint: the data's own, else the run's."""
-    own = dataset.path / TOKENIZER
-    if dataset.tokenizer_sha256 is not None:
+    own = next((dataset.path / TOKENIZER for dataset in datasets if dataset.tokenizer_sha256 is not None), None)
+    if own is not None:
         return own.read_text(encoding="utf-8")
-    if config.data.tokenizer is None:
-        raise UserError(
-            f"{dataset.path}: holds no tokenizer, and every checkpoint carries one; name the tokenizer that the data "
-            "was written with: data.tokenizer=PATH"
-        )
+    assert config.data.tokenizer is not None  # open_training refuses data without any
     return Tokenizer.load(config.data.tokenizer).backend.to_str()
 
 

@@ -39,9 +39,10 @@ def data_notes(config: "RunConfig") -> list[str]:
     from pathlib import Path
 
     from modelzoo.data.schema import find_split, read_manifest
-    from modelzoo.data.sources import is_modelzoos, open_dataset, split_of
+    from modelzoo.data.sources import check_tokenizer_is_known, is_modelzoos, open_dataset, split_of
     from modelzoo.tokenizer import Tokenizer
 
+    check_tokenizer_is_known(config.data)
     notes = []
     for source in config.data.used_sources():
         path = Path(source.path)

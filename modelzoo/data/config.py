@@ -87,7 +87,10 @@ class DataConfig(Config):
     """tokenizer.json, or its directory, that the data must have been written with; null accepts any. Needed
     for ModelZoo's files, which hold none."""
 
+    def training_sources(self) -> list[SourceConfig]:
+        """The sources that are trained on."""
+        return list(self.train.used_sources().values()) if isinstance(self.train, MixtureConfig) else [self.train]
+
     def used_sources(self) -> list[SourceConfig]:
         """Every source that the run reads, training first."""
-        train = list(self.train.used_sources().values()) if isinstance(self.train, MixtureConfig) else [self.train]
-        return [*train, *([self.validation] if self.validation else [])]
+        return [*self.training_sources(), *([self.validation] if self.validation else [])]

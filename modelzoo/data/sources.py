@@ -43,14 +43,30 @@ def open_dataset(source: SourceConfig, seq_len: int, isolate_documents: bool, vo
     return TokenDataset(path, split_of(source), seq_len, source.packing, isolate_documents)
 
 
+def check_tokenizer_is_known(data: DataConfig) -> None:
+    """Refuse a run that has no tokenizer for its checkpoints to carry: neither the data's own nor a named one.
+
+    Raises:
+        UserError: which data, and the remedy.
+    """
+    paths = [Path(source.path) for source in data.training_sources()]
+    if data.tokenizer is None and all(map(is_modelzoos, paths)):
+        raise UserError(
+            f"{paths[0]}: holds no tokenizer, and every checkpoint carries one; name the tokenizer that the data "
+            "was written with: data.tokenizer=PATH"
+        )
+
+
 def open_training(
     data: DataConfig, batch_size: int, seed: int, num_steps: int, vocab_size: int
 ) -> BatchLoader | MixtureLoader:
     """The loader of a run of `num_steps` updates.
 
     Raises:
-        UserError: as `open_dataset`; sources of several tokenizers; more repetition than max_epochs allows.
+        UserError: as `open_dataset`; sources of several tokenizers, or of none; more repetition than max_epochs
+            allows.
     """
+    check_tokenizer_is_known(data)
     if not isinstance(data.train, MixtureConfig):
         return BatchLoader(open_dataset(data.train, data.seq_len, data.isolate_documents, vocab_size), batch_size, seed)
     sources = {}

@@ -184,3 +184,13 @@ def test_evaluation_batches(tmp_path):
     seen = np.concatenate([batch["labels"][batch["loss_mask"]] for batch in batches])
     assert seen.tolist() == stream.tolist()
     assert len(list(dataset.evaluation_batches(4, max_batches=2))) == 2
+
+
+def test_another_process_opens_files_anew(tmp_path):
+    """HDF5's handles are not to be shared after a fork, even where reading through them happens to work."""
+    build(tmp_path)
+    stream = TokenDataset(tmp_path, "train", 5)._stream
+    first = stream.open(0, "tokens")
+    assert stream.open(0, "tokens") is first
+    stream._owner -= 1  # as a forked process finds it
+    assert stream.open(0, "tokens") is not first
