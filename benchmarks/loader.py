@@ -52,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=20, help="of each arm in a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=40, help="(%(default)s)")
     parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has litdata and datatrove")
+    parser.add_argument("--keep-memory", action="store_true", help="in this process, as modelzoo train does on CPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     return parser.parse_args()
 
@@ -168,6 +169,10 @@ def outside(command: list[str]) -> Arm | None:
 def main() -> None:
     """Measure and print."""
     arguments = parse()
+    if arguments.keep_memory:
+        from modelzoo.trainer.accelerator import keep_freed_memory
+
+        keep_freed_memory()
     length, batch_size = arguments.seq_len + 1, arguments.batch_size
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
