@@ -169,11 +169,11 @@ def read_domain(name: str, path: str, base_dir: Path = Path(), max_bytes: int = 
     """
     reader = _reader_for(path, base_dir)
     inputs = InputReader(reader, base_dir)
-    names = sorted(inputs.names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-    share, texts, left = max(MIN_SHARE, max_bytes // max(1, len(names))), [], max_bytes
-    for name in names:
+    files = sorted(inputs.names, key=lambda file: hashlib.sha256(os.fsencode(file)).digest())
+    share, texts, left = max(MIN_SHARE, max_bytes // max(1, len(files))), [], max_bytes
+    for file in files:
         of_file = 0
-        for item in inputs.documents("reject", [name]):
+        for item in inputs.documents("reject", [file]):
             if isinstance(item, Rejected):
                 continue
             text = _cut(item.text, min(share - of_file, left))
@@ -185,7 +185,7 @@ def read_domain(name: str, path: str, base_dir: Path = Path(), max_bytes: int = 
             break
     if not any(texts):
         raise UserError(f"--data {name}={path}: no document can be read there; expected UTF-8 text or JSON Lines")
-    return Domain(name, f"{path} ({len(inputs.names)} file{'s' * (len(inputs.names) != 1)})", texts)
+    return Domain(name, f"{path} ({len(files)} file{'s' * (len(files) != 1)})", texts)
 
 
 def built_in_domains(max_bytes: int = MAX_BYTES) -> Iterator[Domain]:

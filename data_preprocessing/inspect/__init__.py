@@ -5,7 +5,9 @@ lengths come from `document_offsets` alone, whatever the number of documents.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from data_preprocessing.inspect.contents import DAMAGED, Contents, Document, Spl
 from data_preprocessing.inspect.lengths import Lengths
 from data_preprocessing.inspect.shards import ShardedSplit
 from modelzoo.base_config import UserError
-from modelzoo.data.schema import MANIFEST, TOKENIZER, ShardInfo, open_shard, read_manifest
+from modelzoo.data.schema import MANIFEST, REJECTED, TOKENIZER, ShardInfo, open_shard, read_manifest
 from modelzoo.tokenizer import Tokenizer
+
+REJECTED_SHOWN = 20
+"""Documents that were left out, of each reason."""
 
 
 def open_contents(path: Path, tokenizer: Path | None = None) -> Contents:
@@ -132,8 +137,22 @@ def summary(contents: Contents) -> dict[str, Any]:
         "settings": contents.settings,
         "splits": splits,
         "ledger": contents.ledger.model_dump(mode="json") if contents.ledger else None,
+        "rejected": _first_rejected(contents.path / REJECTED) if contents.ledger else [],
         "notes": list(contents.notes),
     }
+
+
+def _first_rejected(path: Path) -> list[dict[str, Any]]:
+    """The first documents that were left out for each reason."""
+    found: Counter[str] = Counter()
+    first = []
+    with path.open(encoding="utf-8") if path.is_file() else nullcontext([]) as lines:
+        for line in lines:
+            one = json.loads(line)
+            found[one["reason"]] += 1
+            if found[one["reason"]] <= REJECTED_SHOWN:
+                first.append(one)
+    return first
 
 
 def _open_directory(path: Path, given: Tokenizer | None) -> Contents:

@@ -76,7 +76,7 @@ def _sections(contents: Contents, facts: dict[str, Any], documents: Sequence[Doc
     for name, numbers in facts["splits"].items():
         yield _histogram(name, numbers, facts["unit"])
     if facts["ledger"]:
-        yield _ledger(facts["ledger"])
+        yield _ledger(facts["ledger"], facts["rejected"])
     if facts["settings"]:
         yield _settings(facts["settings"])
     if documents:
@@ -151,7 +151,7 @@ def _histogram(name: str, numbers: dict[str, Any], unit: str) -> Iterator[str]:
     yield "</svg></div>"
 
 
-def _ledger(ledger: dict[str, Any]) -> Iterator[str]:
+def _ledger(ledger: dict[str, Any], rejected: list[dict[str, Any]]) -> Iterator[str]:
     reasons = ledger["rejected_by_reason"]
     yield '<h2>Ledger</h2>\n<div class="card">'
     yield (
@@ -162,7 +162,7 @@ def _ledger(ledger: dict[str, Any]) -> Iterator[str]:
         counts = " · ".join(f"{number:,} {reason}" for reason, number in reasons.items())
         yield f'<p>{_text(counts)}</p>\n<details><summary>the first of them</summary><table class="text">'
         yield "<tr><th>reason</th><th>place</th><th>detail</th></tr>"
-        for one in ledger["rejected"][:50]:
+        for one in rejected:
             cells = (one["reason"], f"{one['file']}, {one['unit']} {one['number']}", one["detail"])
             yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         yield "</table></details>"

@@ -108,7 +108,7 @@ def print_summary(facts: dict[str, Any], split: str) -> None:
         show(line)
     if facts["ledger"]:
         print()
-        for line in ledger_lines(facts["ledger"]):
+        for line in ledger_lines(facts["ledger"], facts["rejected"]):
             show(line)
     if facts["settings"]:
         show("\nsettings:")
@@ -144,14 +144,14 @@ def histogram_lines(numbers: dict[str, Any], unit: str, split: str) -> Iterator[
         yield f"  {label:>{widths[0]}}  {shown:>{widths[1]}}  {bar}".rstrip()
 
 
-def ledger_lines(ledger: dict[str, Any]) -> Iterator[str]:
+def ledger_lines(ledger: dict[str, Any], listed: list[dict[str, Any]]) -> Iterator[str]:
     """How many documents came in, and the first ones of those left out for each reason."""
     reasons = ledger["rejected_by_reason"]
     written, rejected = ledger["documents_written"], sum(reasons.values())
     yield f"documents: {ledger['documents_in']:,} in, {written:,} written, {rejected:,} rejected"
     for reason, number in reasons.items():
         yield f"  {number:,} {reason}"
-        places = [one for one in ledger["rejected"] if one["reason"] == reason][:PLACES]
+        places = [one for one in listed if one["reason"] == reason][:PLACES]
         for one in places:
             yield f"    {one['file']}, {one['unit']} {one['number']}" + (f": {one['detail']}" if one["detail"] else "")
         if len(places) < number:

@@ -99,7 +99,7 @@ def test_any_flipped_byte_of_tokenizer_json_is_found(root):
 
 NUMBERS = [
     ("documents_in", lambda m: m["ledger"], "ledger.documents_in=11"),
-    ("documents_written", lambda m: m["ledger"], "ledger.documents_written=10"),
+    ("documents_written", lambda m: m["ledger"], "ledger.documents_in=10"),
     ("bytes_written", lambda m: m["ledger"], "ledger.bytes_written="),
     ("not JSON", lambda m: m["ledger"]["rejected_by_reason"], "ledger.documents_rejected=1"),
     ("num_documents", lambda m: m["splits"]["train"], "splits.train.num_documents=8"),

@@ -8,6 +8,7 @@ from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
     SCHEMA_VERSION,
     Manifest,
+    Pieces,
     ShardHeader,
     ShardInfo,
     SplitInfo,
@@ -18,6 +19,7 @@ from modelzoo.data.schema import (
     read_manifest,
     token_dtype,
     write_manifest,
+    write_shard,
 )
 from tests.shards import ledger, write_arrays
 
@@ -65,10 +67,17 @@ def test_round_trip_mapped_and_byte_identical(tmp_path):
     assert file_sha256(shard(tmp_path / "b.h5", loss_mask=mask)) == file_sha256(path)
 
 
-def test_blocks_are_all_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("modelzoo.data.schema.BLOCK", 2)
-    with h5py.File(shard(tmp_path / "a.h5")) as file:
+def test_blocks_are_all_written(tmp_path):
+    blocks = [Pieces(np.array([3]), np.array([9]), TOKENS[:3]), Pieces(np.array([4]), np.array([11]), TOKENS[3:])]
+    write_shard(tmp_path / "a.h5", HEADER, blocks, has_loss_mask=False)
+    with h5py.File(tmp_path / "a.h5") as file:
         assert file["tokens"][:].tolist() == TOKENS.tolist()
+        assert file["document_offsets"][:].tolist() == OFFSETS.tolist()
+
+
+def test_blocks_that_lack_a_document_are_a_programmers_error(tmp_path):
+    with pytest.raises(AssertionError):
+        write_shard(tmp_path / "a.h5", HEADER, [Pieces(np.array([3]), np.array([20]), TOKENS[:3])], has_loss_mask=False)
 
 
 def test_counts_that_disagree_are_a_programmers_error(tmp_path):
@@ -102,7 +111,7 @@ def replace(name, data):
     ("change", "message"),
     [
         (lambda file: file.attrs.__delitem__("mode"), "lacks the attributes mode"),
-        (set_attribute("schema_version", 9), "schema version 9, this program reads 1"),
+        (set_attribute("schema_version", 9), "schema version 9, this program reads 2"),
         (replace("tokens", None), "dataset tokens is missing"),
         (replace("tokens", TOKENS.astype(np.int64)), "dataset tokens has shape .* and type int64"),
         (replace("tokens", TOKENS[:-1].astype(np.uint16)), r"has shape \(6,\)"),
@@ -137,7 +146,7 @@ def test_manifest_errors(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json: not valid JSON"):
         read_manifest(tmp_path)
     path.write_text(json.dumps({"schema_version": 2}))
-    with pytest.raises(UserError, match="schema version 2"):
+    with pytest.raises(UserError, match="schema version 3"):
         read_manifest(tmp_path)
     content = manifest().model_dump(mode="json")
     content["splits"]["train"]["num_tokens"] = "7"
