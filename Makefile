@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.installed-test
+test-all: $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest -m ""
 
 check: $(VENV)/.installed-dev
@@ -38,6 +38,10 @@ $(VENV)/.installed: $(VENV)/bin/python setup.py constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-test-all: $(VENV)/.installed-test
+	$(INSTALL) -e '.[test,test-all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

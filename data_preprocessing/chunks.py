@@ -28,14 +28,14 @@ class Chunk(NamedTuple):
     """Consecutive frames of one lot."""
 
     lot: int
-    index: int
+    number: int
     source: str
     items: Sequence[Frame | Rejected]
 
     @property
     def name(self) -> str:
         """Names the file that it leaves; sorts in reading order."""
-        return f"{self.lot:06d}-{self.index:06d}"
+        return f"{self.lot:06d}-{self.number:06d}"
 
     @property
     def first(self) -> Place:
@@ -86,12 +86,12 @@ def sum_so_far(reader: InputReader, files: Sequence[str]) -> int:
 def chunks(lot: Lot, items: Iterable[Frame | Rejected], size: int) -> Iterator[Chunk]:
     """Cut a lot into chunks of at least `size` bytes; the last may be smaller."""
     taken: list[Frame | Rejected] = []
-    index = num_bytes = 0
+    number = num_bytes = 0
     for item in items:
         taken.append(item)
         num_bytes += len(item.data) if isinstance(item, Frame) else 256  # a rejection takes room too
         if num_bytes >= size:
-            yield Chunk(lot.number, index, lot.source, taken)
-            taken, index, num_bytes = [], index + 1, 0
+            yield Chunk(lot.number, number, lot.source, taken)
+            taken, number, num_bytes = [], number + 1, 0
     if taken:
-        yield Chunk(lot.number, index, lot.source, taken)
+        yield Chunk(lot.number, number, lot.source, taken)

@@ -13,7 +13,7 @@ from data_preprocessing.chunks import Chunk
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.modes import EncodedBatch
 from data_preprocessing.normalization import normalizer
-from data_preprocessing.readers import EMPTY, Document, Place, Rejected
+from data_preprocessing.readers import EMPTY, HARMLESS, Document, Place, Rejected
 from data_preprocessing.spill import LEFT_OUT, REJECTED, USED, Counts, find_spill, write_spill
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import gather, token_dtype
@@ -277,7 +277,7 @@ class _ChunkTables:
         rejected = [item for _, item in sorted(self.rejected)]  # the mode refuses a batch later than the reader
         listed = [{**r.place._asdict(), "reason": r.reason, "detail": r.detail} for r in rejected]
         columns["rejected"] = np.frombuffer(json.dumps(listed).encode(), np.uint8)
-        stopping = next((r for r in rejected if r.reason != EMPTY), None)
+        stopping = next((r for r in rejected if r.reason not in HARMLESS), None)
         counts = Counts(
             records=len(self.status),
             documents=len(hashes),

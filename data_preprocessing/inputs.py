@@ -109,9 +109,9 @@ class InputReader:
                 self.sha256[name] = _Counted(stream).finish()
         return self.sha256[name]
 
-    def documents(self, on_error: str) -> Iterator[Document | Rejected]:
-        """Every document in order, in this process. Raises UserError as `stop_at` does."""
-        for item in self.frames():
+    def documents(self, on_error: str, names: Sequence[str] | None = None) -> Iterator[Document | Rejected]:
+        """Every document of these files in order, in this process. Raises UserError as `stop_at` does."""
+        for item in self.frames(names):
             for document in [item] if isinstance(item, Rejected) else self.reader.documents(item):
                 if isinstance(document, Rejected):
                     stop_at(document, on_error)

@@ -142,14 +142,11 @@ class Merger:
         """The pieces of these rows that are kept, and their keys (empty without a shuffle)."""
         chunk, start, stop = row
         spill = self.selection.taken[chunk].spill
-        order, offsets, num_bytes = spill.read_several(
-            {"order": (start, stop), "offsets": (start, stop + 1), "num_bytes": (start, stop)}
-        )
-        span = (int(offsets[0]), int(offsets[-1]))
-        names = ["tokens", *["loss_mask"] * self.has_loss_mask] if with_tokens else []
-        tokens, loss_mask, *_ = [*spill.read_several(dict.fromkeys(names, span)), None, None]
+        order, offsets = spill.read("order", start, stop), spill.read("offsets", start, stop + 1)
+        tokens = spill.read("tokens", offsets[0], offsets[-1]) if with_tokens else None
+        loss_mask = spill.read("loss_mask", offsets[0], offsets[-1]) if with_tokens and self.has_loss_mask else None
         keys = self._keys(row, order) if self.shuffle_seed is not None else order[:0]
-        pieces = Pieces(np.diff(offsets), num_bytes, tokens, loss_mask)
+        pieces = Pieces(np.diff(offsets), spill.read("num_bytes", start, stop), tokens, loss_mask)
         bits = self._kept[chunk]
         if bits is None:
             return pieces, keys

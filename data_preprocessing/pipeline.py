@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_preprocessing import ledger
-from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots, sum_so_far
+from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import ChunkEncoder, Outcome
 from data_preprocessing.inputs import InputReader, Progress, stopping
 from data_preprocessing.merge import Merger
+from data_preprocessing.ray_workers import encode_in_ray
 from data_preprocessing.selection import Limiter, Selection, Taken
 from data_preprocessing.spill import Counts, Spill, find_spill
-from data_preprocessing.workers import encode_here, encode_in_processes
+from data_preprocessing.workers import available_cpus, encode_here, encode_in_processes
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
     MANIFEST,
@@ -57,14 +58,17 @@ class Summary(NamedTuple):
 class Task(NamedTuple):
     """One of several runs that share the work, each perhaps on a machine of its own."""
 
-    index: int
-    count: int
+    number: int
+    num_tasks: int
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.num_tasks}"
 
     def has(self, lot: Lot, num_lots: int, chunk: int | None = None) -> bool:
         """Whether the chunk of this lot, or any chunk of it, is this task's. Reading is shared where lots are many."""
-        if num_lots >= 4 * self.count:
-            return lot.number % self.count == self.index
-        return chunk is None or chunk % self.count == self.index
+        if num_lots >= 4 * self.num_tasks:
+            return lot.number % self.num_tasks == self.number
+        return chunk is None or chunk % self.num_tasks == self.number
 
 
 def run(
@@ -88,7 +92,7 @@ def run(
     """
     output = base_dir / config.output
     job = _Job(config, base_dir, on_progress)
-    lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task.index}-of-{task.count}.lock"
+    lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task}.lock"
     with exclusive(output.with_name(lock), f"writing {output}"):
         if finished := _finished(output, job):
             shutil.rmtree(job.staging, ignore_errors=True)
@@ -103,7 +107,7 @@ def run(
                 raise UserError(message) from error
             raise
         os.rename(job.dataset, output)
-        shutil.rmtree(job.staging)
+        shutil.rmtree(job.staging, ignore_errors=True)
     return Summary(output, manifest, notes=tuple(job.tokenizer.notes))
 
 
@@ -177,7 +181,7 @@ class _Job:
             "num_chunks": num_chunks,
             "inputs": {source: reader.sha256 for source, reader in self.inputs.items()},
         }
-        write_text(self.tasks / f"{task.index}-of-{task.count}.json", json.dumps(account, indent=1))
+        write_text(self.tasks / f"{task}.json", json.dumps(account, indent=1))
 
     def encoded_by_tasks(self) -> list[Taken]:
         """What `encode` gives, from the accounts that tasks left."""
@@ -215,8 +219,10 @@ class _Job:
     def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
         """Encode chunks by what the config asks for, and report progress."""
         self.chunks.mkdir(parents=True, exist_ok=True)
-        workers = self.config.workers or len(os.sched_getaffinity(0))
-        if workers == 1 or self.total_bytes < SMALL_BYTES:
+        workers = self.config.workers or available_cpus()
+        if self.config.executor == "ray":
+            outcomes = encode_in_ray(self._encoder, todo, self.config.workers)
+        elif workers == 1 or self.total_bytes < SMALL_BYTES:
             outcomes = encode_here(self._encoder, todo)
         else:
             outcomes = encode_in_processes(self._encoder, todo, workers)

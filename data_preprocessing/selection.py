@@ -120,10 +120,10 @@ class Selection:
     def read(self, chunk: int, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The rows of a column of documents; `deduplication.Columns` asks for them."""
         end = self.num_documents[chunk]
-        return self.taken[chunk].spill.read(name, start, end if stop is None else min(stop, end))
+        return self.taken[chunk].spill.mapped(name)[start : end if stop is None else min(stop, end)]
 
     def duplicates_in(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """Documents of this chunk, by their number in it, that are copies; and the numbers of all of their originals."""
+        """Documents of this chunk, by their number in it, that are copies, and their originals among all."""
         if self.duplicates is None:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         low, high = np.searchsorted(self.duplicates.duplicate, self._first[chunk : chunk + 2])

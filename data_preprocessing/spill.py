@@ -20,15 +20,18 @@ The file is safetensors. R records, D documents, P pieces, N tokens:
 
 import json
 import os
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
+DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
+"""numpy's names of safetensors' types."""
 USED, REJECTED, LEFT_OUT = 0, 1, 2
 
 
@@ -62,9 +65,8 @@ def find_spill(path: Path, digest: str) -> Counts | None:
         spill = Spill(path)
         if spill.metadata["digest"] != digest:
             return None
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, KeyError):
+        arrays = load_file(path)
+    except (OSError, SafetensorError, struct.error, ValueError, KeyError):
         return None
     # the name was there before the bytes, if the machine itself went down
     return spill.counts if str(_checksum(arrays)) == spill.metadata["crc32"] else None
@@ -73,7 +75,7 @@ def find_spill(path: Path, digest: str) -> Counts | None:
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     checksum = 0
     for name in sorted(arrays):
-        checksum = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(arrays[name].data.cast("B") if arrays[name].size else b"", checksum)
     return checksum
 
 
@@ -82,22 +84,25 @@ class Spill:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with safe_open(path, "numpy") as file:
-            self.metadata: dict[str, str] = file.metadata()
+        with path.open("rb") as file:  # the format's own header: its length, then JSON
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        self._start = 8 + length
+        self.metadata: dict[str, str] = header.pop("__metadata__")
+        self._columns: dict[str, dict[str, Any]] = header
         self.counts = Counts(*json.loads(self.metadata["counts"]))
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The column, or its rows [start, stop)."""
-        return self.read_several({name: (start, stop)})[0]
+    def mapped(self, name: str) -> np.ndarray:
+        """The column, mapped: what is looked at is read. It holds the file open as long as it lives."""
+        column = self._columns[name]
+        dtype, shape, begin = DTYPES[column["dtype"]], tuple(column["shape"]), column["data_offsets"][0]
+        if 0 in shape:  # nothing cannot be mapped
+            return np.empty(shape, dtype)
+        return np.memmap(self.path, dtype, "r", self._start + begin, shape)
 
-    def read_several(self, rows: Mapping[str, tuple[int, int | None]]) -> list[np.ndarray]:
-        """Rows [start, stop) of several columns, opening the file once."""
-        with safe_open(self.path, "numpy") as file:
-            columns = {name: file.get_slice(name) for name in rows}
-            return [  # an empty tensor has no slices
-                np.asarray(columns[name][start:stop] if columns[name].get_shape()[0] else file.get_tensor(name))
-                for name, (start, stop) in rows.items()
-            ]
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """A copy of the column, or of its rows [start, stop)."""
+        return np.array(self.mapped(name)[start:stop])
 
     def rejections(self) -> list[dict[str, Any]]:
         """The rejected records, in reading order."""

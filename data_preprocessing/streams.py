@@ -159,7 +159,7 @@ def _fitting(whole: bytes, first: Place, separator: bytes | None, max_bytes: int
 def too_long(place: Place, num_bytes: int, max_bytes: int) -> Rejected:
     """What to report of a record that is not read."""
     detail = f"{num_bytes:,} bytes, reader.max_document_bytes={max_bytes:,}"
-    return Rejected(place, "too long", detail, num_bytes)
+    return Rejected(place, "too large", detail, num_bytes)
 
 
 def records(frame: Frame, separator: bytes | None) -> Iterator[tuple[bytes, Place]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, models, pre_tokenizers, trainers
 
-from data_preprocessing.config import TokenizerTrainConfig
+from data_preprocessing.config import PADDING_TOKEN, TokenizerTrainConfig
 from data_preprocessing.inputs import InputReader, Progress
 from data_preprocessing.readers import Rejected
 from modelzoo.base_config import UserError
@@ -29,12 +29,16 @@ def train(
     output = base_dir / config.output
     texts = _Texts(config, base_dir, on_progress)
     backend = byte_level(models.BPE())
-    splitter = backend.pre_tokenizer
+    splitters = [backend.pre_tokenizer]
+    if config.digits == "split":
+        splitters.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    splitter = splitters[0] if len(splitters) == 1 else pre_tokenizers.Sequence(splitters)
     runs = [" " * length for length in range(config.num_space_runs + 1, 1, -1)]  # longest first, as in 20B
     if runs:
         # such runs never reach the merges when a text is encoded, so none are learnt from them
         pattern = Regex(f" {{2,{len(runs[0])}}}")
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "removed"), splitter])
+        splitters.insert(0, pre_tokenizers.Split(pattern, "removed"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(splitters)
     backend.train_from_iterator(
         texts.batches(),
         trainers.BpeTrainer(
@@ -49,12 +53,15 @@ def train(
         raise texts.error
     backend.pre_tokenizer = splitter
     backend.add_tokens([AddedToken(run, normalized=False, special=False) for run in runs])
-    tokenizer = Tokenizer(backend, output)
-    if tokenizer.vocab_size != config.vocab_size:
+    if (vocab_size := backend.get_vocab_size()) != config.vocab_size:
         raise UserError(
             f"vocab_size={config.vocab_size}: {texts.num_bytes:,} bytes of text give only "
-            f"{tokenizer.vocab_size} tokens; read more text, or use vocab_size={tokenizer.vocab_size}"
+            f"{vocab_size} tokens; read more text, or use vocab_size={vocab_size}"
         )
+    padding = range(config.padded_vocab_size - config.vocab_size)
+    backend.add_special_tokens([special_token(PADDING_TOKEN.format(number)) for number in padding])
+    tokenizer = Tokenizer(backend, output)
+    assert tokenizer.vocab_size == config.padded_vocab_size, (tokenizer.vocab_size, config.padded_vocab_size)
     _save(tokenizer, output)
     return tokenizer
 

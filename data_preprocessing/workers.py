@@ -1,5 +1,6 @@
 """Processes that encode chunks. What one of them cannot do ends the run, with the place where it stood."""
 
+import ctypes
 import multiprocessing
 import os
 import queue
@@ -15,6 +16,8 @@ from data_preprocessing.encoder import ChunkEncoder, Outcome
 from modelzoo.base_config import UserError
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent dies."""
 
 
 def encode_here(encoder: ChunkEncoder, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
@@ -43,6 +46,24 @@ def encode_in_processes(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers:
             worker.stop()
 
 
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_thread() -> None:
+    """Keep the tokenizers of this process to one thread: the workers are the parallelism."""
+    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
+
+
+def died(chunk: Chunk, how: str) -> UserError:
+    """The error for a worker that ended while it had this chunk."""
+    return UserError(
+        f"{chunk.first}: a worker died ({how}) between here and {chunk.last}; if memory ran out, use "
+        "fewer workers (workers=1). The same command goes on from the chunks that are done"
+    )
+
+
 def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outcome]:
     idle, busy = list(pool), dict[Any, _Worker]()
     ended = False
@@ -55,7 +76,7 @@ def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outco
                 worker = idle.pop()
                 worker.send(chunk)
                 busy[worker.connection] = worker
-        for connection in wait(list(busy)):
+        for connection in wait(list(busy)) if busy else ():  # of no connection it would wait for ever
             worker = busy.pop(connection)
             yield worker.receive()
             idle.append(worker)
@@ -85,17 +106,14 @@ class _Worker:
             raise self._died() from None
         if isinstance(outcome, OSError):
             raise outcome
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     def _died(self) -> UserError:
         self.process.join(5)
         code = self.process.exitcode
         how = f"killed by signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         assert self.chunk is not None
-        return UserError(
-            f"{self.chunk.first}: a worker died ({how}) between here and {self.chunk.last}; if memory ran out, use "
-            "fewer workers (workers=1). The same command goes on from the chunks that are done"
-        )
+        return died(self.chunk, how)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -107,8 +125,9 @@ class _Worker:
 def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # one thread a worker: the workers are the parallelism
-    os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = "1", "false"
+    if sys.platform == "linux":  # elsewhere, an orphan ends when it next looks
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    one_thread()
     while True:
         while not connection.poll(2):
             if os.getppid() != parent:  # killed: a fork keeps the other ends of its siblings' pipes open
@@ -155,7 +174,7 @@ class _ReadAhead(Iterator[T]):
     def __next__(self) -> T:
         more, item = self._queue.get()
         if more:
-            return item  # type: ignore[no-any-return]
+            return item
         self._queue.put((False, None))
         if item is not None:
             raise item

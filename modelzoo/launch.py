@@ -1,5 +1,7 @@
 """The one place where the parts meet: a RunConfig becomes a Trainer, a checkpoint becomes a model."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,8 +11,9 @@ from pydantic import ValidationError
 from modelzoo.base_config import UserError
 from modelzoo.config_errors import Provenance, describe_all
 from modelzoo.data.config import SourceConfig
-from modelzoo.data.dataset import BatchLoader, TokenDataset
+from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
+from modelzoo.data.sources import open_dataset, open_training
 from modelzoo.model.gpt import GPT
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
@@ -27,11 +30,12 @@ MAY_CHANGE_ON_RESUME = (
     "trainer.max_",
     "trainer.log_",
     "trainer.micro_",
-    "data.train.path",  # the data itself is known by the hash of its manifest
     "data.validation",
     "data.tokenizer",
 )
-"""Keys that a resumed run may hold other values of; any other would make it another run."""
+"""Keys that a resumed run may hold other values of; any other would make it another run. And `DATA_PATH`."""
+DATA_PATH = re.compile(r"data\.train\.(sources\.[^.]+\.)?path")
+"""Where training data lies: the data itself is known by its fingerprint."""
 
 
 def run_dir_of(config: RunConfig) -> Path:
@@ -43,18 +47,26 @@ def build_run(config: RunConfig) -> Trainer:
     """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
     accelerator = choose_accelerator(config.accelerator)
     torch.manual_seed(config.seed)
-    data = open_split(config.data.train, config)
+    data = open_training(
+        config.data, config.trainer.global_batch_size, config.seed, config.total_steps, config.model.vocab_size
+    )
+    for dataset in data.datasets:
+        _check_data(dataset, config)
     validation = open_split(config.data.validation, config) if config.data.validation else None
-    if data.num_tokens < config.tokens_per_step:
-        raise UserError(
-            f"{data.path}: the split {data.split} holds {data.num_tokens:,} tokens, less than one batch of "
-            f"{config.tokens_per_step:,} (trainer.global_batch_size × data.seq_len); use a larger corpus, or "
-            "smaller values of these two"
+    if sum(dataset.num_tokens for dataset in data.datasets) < config.tokens_per_step:
+        described = ", ".join(
+            f"{dataset.path}: the split {dataset.split} holds {dataset.num_tokens:,} tokens"
+            for dataset in data.datasets
         )
+        raise UserError(
+            f"{described}, less than one batch of {config.tokens_per_step:,} (trainer.global_batch_size × "
+            "data.seq_len); use a larger corpus, or smaller values of these two"
+        )
+    tokenizer = _tokenizer_of(data.datasets[0], config)
     model = GPT(config.model, seed=config.seed)
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
     if config.continue_from is not None and not resumed:
-        _start_from(model, Path(config.continue_from), data)
+        _start_from(model, Path(config.continue_from), data.datasets)
     model.to(accelerator.device)
     if accelerator.compile:
         for block in model.blocks:
@@ -68,7 +80,7 @@ def build_run(config: RunConfig) -> Trainer:
         model=model,
         optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
         lr_factor=config.lr_factor,
-        data=BatchLoader(data, config.trainer.global_batch_size, config.seed),
+        data=data,
         validation=validation,
         accelerator=accelerator,
         callbacks=[callback.build() for callback in config.callbacks.values() if callback is not None],
@@ -76,16 +88,15 @@ def build_run(config: RunConfig) -> Trainer:
         tokens_per_step=config.tokens_per_step,
         documents={
             "config.yaml": dump_yaml(config),
-            "tokenizer.json": (Path(data.path) / TOKENIZER).read_text(encoding="utf-8"),
+            "tokenizer.json": tokenizer,
         },
     )
 
 
-def open_split(source: SourceConfig, config: RunConfig) -> TokenDataset:
-    """A split of a dataset, checked against the run's tokenizer and vocabulary."""
-    dataset = TokenDataset(source.path, source.split, config.data.seq_len)
-    tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
-    dataset.check_against(tokenizer, config.model.vocab_size)
+def open_split(source: SourceConfig, config: RunConfig) -> RowDataset:
+    """One source of a run, checked against the run's tokenizer and vocabulary."""
+    dataset = open_dataset(source, config.data.seq_len, config.data.isolate_documents, config.model.vocab_size)
+    _check_data(dataset, config)
     return dataset
 
 
@@ -104,7 +115,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
             )
         return None, notes
     changes = diff(load_saved_config(folder), config)
-    forbidden = [change for change in changes if not change[0].startswith(MAY_CHANGE_ON_RESUME)]
+    forbidden = [change for change in changes if not _may_change(change[0])]
     if forbidden:
         lines = "\n".join(f"    {key}: {old} → {new}" for key, old, new in forbidden)
         raise UserError(
@@ -144,10 +155,33 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return Tokenizer.load(find_checkpoint(Path(path)) / "tokenizer.json")
 
 
-def _start_from(model: GPT, path: Path, data: TokenDataset) -> None:
+def _may_change(key: str) -> bool:
+    return key.startswith(MAY_CHANGE_ON_RESUME) or DATA_PATH.fullmatch(key) is not None
+
+
+def _check_data(dataset: RowDataset, config: RunConfig) -> None:
+    tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
+    dataset.check_against(tokenizer, config.model.vocab_size)
+
+
+def _tokenizer_of(dataset: RowDataset, config: RunConfig) -> str:
+    """The tokenizer.json that goes into every checkpoint: the data's own, else the run's."""
+    own = dataset.path / TOKENIZER
+    if dataset.tokenizer_sha256 is not None:
+        return own.read_text(encoding="utf-8")
+    if config.data.tokenizer is None:
+        raise UserError(
+            f"{dataset.path}: holds no tokenizer, and every checkpoint carries one; name the tokenizer that the data "
+            "was written with: data.tokenizer=PATH"
+        )
+    return Tokenizer.load(config.data.tokenizer).backend.to_str()
+
+
+def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset]) -> None:
     folder = find_checkpoint(path)
     theirs = Tokenizer.load(folder / "tokenizer.json")
-    data.check_against(theirs, model.config.vocab_size)
+    for data in datasets:
+        data.check_against(theirs, model.config.vocab_size)
     try:
         model.load_state_dict(read_tensors(folder, "model"))
     except RuntimeError as error:

@@ -87,7 +87,10 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
 
 
 def _split_differs(data: DataConfig) -> Iterator[Problem]:
-    if data.validation is not None and data.validation == data.train:
+    if data.validation is None:
+        return
+    *train, validation = data.used_sources()
+    if any((source.path, source.split) == (validation.path, validation.split) for source in train):
         yield Problem(
             ("data", "validation"),
             "is the training data itself, so it would measure memory, not learning; name another split, or null",

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
+import orjson
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -18,14 +19,16 @@ from modelzoo import tokenizer_files
 from modelzoo.base_config import UserError
 from modelzoo.fast_tokenizer import FastEncoder, Unusable, check_sample
 from modelzoo.files import write_text
-from modelzoo.tokenizer_cuts import is_cuttable, pieces
+from modelzoo.tokenizer_cuts import PIECE_CHARACTERS, is_cuttable, pieces
 from modelzoo.tokenizer_files import END_OF_DOCUMENT, EXPECTED
 
 TokenizerBackend = Literal["auto", "tokenizers", "fastokens"]
 """`auto`: fastokens where it is installed and agrees with tokenizers, else tokenizers, with a note."""
 
 GROUP_CHARACTERS = 2**20
-"""Text given to `tokenizers` at once: its results take 100 bytes a token until they are copied."""
+"""Text encoded at once. While it is, `tokenizers` takes 100 bytes a token and more, `fastokens` 4 a character."""
+
+NO_IDS = np.empty(0, dtype=np.uint32)
 
 NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 """Bytes that no text holds; GPT-NeoX-20B's vocabulary leaves them out."""
@@ -156,7 +159,7 @@ class Tokenizer:
 
     @cached_property
     def _specification(self) -> dict[str, Any]:
-        return dict(json.loads(self.backend.to_str()))
+        return dict(orjson.loads(self.backend.to_str()))
 
     @cached_property
     def sha256(self) -> str:
@@ -164,13 +167,13 @@ class Tokenizer:
         parts = {name: self._specification[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
         if self.end_of_document_token != END_OF_DOCUMENT:
             parts["end_of_document"] = self.end_of_document_token
-        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @cached_property
     def vocab_size(self) -> int:
         """Largest id + 1."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+        added = (token["id"] for token in self._specification["added_tokens"])
+        return max(max(self._specification["model"]["vocab"].values()), max(added, default=0)) + 1
 
     @property
     def end_of_document_id(self) -> int:
@@ -195,36 +198,43 @@ class Tokenizer:
         A sample of what a faster backend gives is compared with `tokenizers` in every call.
 
         Returns:
-            ids (n,) uint32, and offsets (len(texts) + 1,) int64: text i has ids[offsets[i] : offsets[i + 1]].
+            ids (n,) uint32, and offsets (len(texts) + 1,) int64: text i has ids[offsets[i] : offsets[i + 1]]. They
+            may be read-only.
 
         Raises:
             UserError: a text holds an unpaired surrogate, which UTF-8 cannot; or the backends differ.
         """
         self.prepare()
-        try:
-            if self._fast is None:
-                return self._encode_with_authority(texts)
-            ids, offsets = self._fast.encode(texts)
-        except (TypeError, UnicodeEncodeError):
-            _refuse_surrogates(texts)
-            raise
-        check_sample(texts, ids, offsets, self.encode, self.decode, str(self.path))
-        return ids, offsets
+        lengths = list(map(len, texts))
+        if sum(lengths) < 2 * GROUP_CHARACTERS and max(lengths, default=0) <= PIECE_CHARACTERS:
+            return self._encode_group(texts)
+        parts, counts = [], np.zeros(len(texts) + 1, dtype=np.int64)
+        for numbers, group in _groups(
+            (number, piece) for number, text in enumerate(texts) for piece in self._pieces(text)
+        ):
+            ids, offsets = self._encode_group(group)
+            parts.append(ids)
+            np.add.at(counts, np.array(numbers) + 1, np.diff(offsets))
+        return np.concatenate(parts), np.cumsum(counts)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, uint32: views of what `encode_batch_flat` gives."""
         ids, offsets = self.encode_batch_flat(texts)
         return [ids[begin:end] for begin, end in pairwise(offsets)]
 
-    def _encode_with_authority(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        parts: list[np.ndarray] = [np.empty(0, dtype=np.uint32)]
-        counts = np.zeros(len(texts) + 1, dtype=np.int64)
-        for group in _groups((index, piece) for index, text in enumerate(texts) for piece in self._pieces(text)):
-            encodings = self.backend.encode_batch_fast([piece for _, piece in group], add_special_tokens=False)
-            for (index, _), encoding in zip(group, encodings, strict=True):
-                parts.append(np.array(encoding.ids, dtype=np.uint32))
-                counts[index + 1] += len(parts[-1])
-        return np.concatenate(parts), np.cumsum(counts)
+    def _encode_group(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`encode_batch_flat` at once: what is held meanwhile grows with the texts."""
+        try:
+            if self._fast is None:
+                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+                parts = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+                return np.concatenate([NO_IDS, *parts]), np.cumsum([0, *map(len, parts)], dtype=np.int64)
+            ids, offsets = self._fast.encode(texts)
+        except (TypeError, UnicodeEncodeError):
+            _refuse_surrogates(texts)
+            raise
+        check_sample(texts, ids, offsets, self.encode, self.decode, str(self.path))
+        return ids, offsets
 
     def _pieces(self, text: str) -> Iterator[str]:
         return pieces(text) if self._is_cuttable else iter((text,))
@@ -242,6 +252,14 @@ class Tokenizer:
             for token, id_ in self.backend.get_vocab(with_added_tokens=True).items()
         }
 
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """(vocab_size,) int64: how many bytes each id stands for; 0 where it has no token."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for id_, token in self._bytes_of.items():
+            lengths[id_] = len(token)
+        return lengths
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes that the ids stand for. An id with no token (padding of the vocabulary) reads �."""
         return b"".join(self._bytes_of.get(int(id_), "�".encode()) for id_ in ids)
@@ -252,10 +270,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        text = self.backend.to_str()
-        if tokenizer_files.end_of_document(json.loads(text)) != self.end_of_document_token:
-            text = tokenizer_files.with_end(text, self.end_of_document_token)
-        write_text(Path(path), text)
+        write_text(Path(path), self.backend.to_str())
 
 
 def byte_level(model: models.Model) -> Backend:
@@ -275,18 +290,20 @@ def _restore(text: str, path: str, choice: TokenizerBackend) -> Tokenizer:
     return Tokenizer(Backend.from_str(text), path, choice)
 
 
-def _groups(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Runs of numbered pieces of about GROUP_CHARACTERS."""
-    group: list[tuple[int, str]] = []
+def _groups(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[list[int], list[str]]]:
+    """Runs of about GROUP_CHARACTERS, their numbers apart."""
+    numbers: list[int] = []
+    group: list[str] = []
     characters = 0
-    for item in numbered:
-        group.append(item)
-        characters += len(item[1])
+    for number, text in numbered:
+        numbers.append(number)
+        group.append(text)
+        characters += len(text)
         if characters >= GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
+            yield numbers, group
+            numbers, group, characters = [], [], 0
     if group:
-        yield group
+        yield numbers, group
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:

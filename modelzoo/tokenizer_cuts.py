@@ -6,9 +6,9 @@ from typing import Any
 
 PIECE_CHARACTERS = 2**18
 
-LINE_END = re.compile(r"[A-Za-z](?=\n[A-Za-z])")
-"""Between a letter and a lone line feed before a letter. Every pattern of PATTERNS makes tokens of their own of
-the letter's word, of the line feed and of the next word, and no normal form joins them."""
+SAFE_CUT = re.compile(r"[A-Za-z](?=[ \n][A-Za-z])")
+"""Between a letter and a single space or line feed before another letter. Each of PATTERNS ends a token there,
+and no normal form joins what stands on the two sides."""
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,7 +22,7 @@ PATTERNS = {
     rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?"
     rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*{SPACES}",  # o200k
 }
-"""Patterns of splitting that are known to keep a boundary at LINE_END, whatever stands elsewhere."""
+"""Patterns of splitting that are known to keep a boundary at SAFE_CUT, whatever stands elsewhere."""
 
 
 def is_cuttable(specification: dict[str, Any]) -> bool:
@@ -33,17 +33,14 @@ def is_cuttable(specification: dict[str, Any]) -> bool:
         all(part["type"] in ("NFC", "NFD", "NFKC", "NFKD") for part in normalizers)
         and all(map(_is_known, splitters))
         and any(part["type"] == "Split" or part.get("use_regex") for part in splitters)
-        and not any(
-            "\n" in added["content"] or (not added["special"] and (added["lstrip"] or added["rstrip"]))
-            for added in specification["added_tokens"]
-        )
+        and not any(map(_crosses_cuts, specification["added_tokens"]))
     )
 
 
 def pieces(text: str) -> Iterator[str]:
     """A text in pieces of about PIECE_CHARACTERS, longer where there is no safe place."""
     begin = 0
-    while len(text) - begin > PIECE_CHARACTERS and (cut := LINE_END.search(text, begin + PIECE_CHARACTERS)):
+    while len(text) - begin > PIECE_CHARACTERS and (cut := SAFE_CUT.search(text, begin + PIECE_CHARACTERS)):
         yield text[begin : cut.end()]
         begin = cut.end()
     yield text[begin:]
@@ -59,3 +56,11 @@ def _is_known(splitter: dict[str, Any]) -> bool:
     if splitter["type"] == "Split":
         return splitter["pattern"].get("Regex") in PATTERNS and splitter["behavior"] == "Isolated"
     return splitter["type"] in ("ByteLevel", "Digits")
+
+
+def _crosses_cuts(added: dict[str, Any]) -> bool:
+    """Whether an added token may match across a SAFE_CUT: it holds white space and is no run of spaces."""
+    content = added["content"]
+    is_run = len(content) > 1 and not content.strip(" ")
+    takes_spaces = not added["special"] and (added["lstrip"] or added["rstrip"])
+    return takes_spaces or (not is_run and any(space in content for space in " \n"))

@@ -1,9 +1,10 @@
 """Where a tokenizer comes from: every form in which one is found becomes the text of a tokenizer.json."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from modelzoo.base_config import UserError
 
@@ -52,16 +53,16 @@ def read(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        if end := _end_named_beside(path, content):
-            text = with_end(text, end)
-        return text
-    text = json.dumps(_from_pair(path, content))
-    end = _end_named_beside(path, json.loads(text))
-    return with_end(text, end) if end else text
+        content = orjson.loads(text)
+        if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
+            content = _from_pair(path, content)
+            text = orjson.dumps(content).decode()
+        end = _end_named_beside(path, content)
+        return with_end(text, end) if end else text
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # not the shape of such a file
+        raise UserError(f"{path}: cannot be read as a tokenizer ({error!r}); {EXPECTED}") from error
 
 
 def with_end(text: str, token: str) -> str:
@@ -69,7 +70,7 @@ def with_end(text: str, token: str) -> str:
 
     Templates act on no id of ours, since nothing is added to a text; they are where the name travels.
     """
-    content = json.loads(text)
+    content = orjson.loads(text)
     ids = [added["id"] for added in content["added_tokens"] if added["content"] == token]
     template = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": token, "type_id": 0}}]
     content["post_processor"] = {
@@ -78,7 +79,7 @@ def with_end(text: str, token: str) -> str:
         "pair": [*template, {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": token, "type_id": 1}}],
         "special_tokens": {token: {"id": token, "ids": ids, "tokens": [token]}},
     }
-    return json.dumps(content)
+    return orjson.dumps(content).decode()
 
 
 def end_of_document(specification: dict[str, Any]) -> str | None:
@@ -116,7 +117,7 @@ def _end_named_beside(path: Path, content: dict[str, Any]) -> str | None:
 def _read_beside(path: Path, name: str) -> dict[str, Any]:
     file = path.with_name(name)
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = orjson.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error}); mend it, or remove it") from error
     return content if isinstance(content, dict) else {}
@@ -131,11 +132,8 @@ def _from_pair(vocabulary: Path, vocab: Any) -> dict[str, Any]:
         raise UserError(f"{vocabulary}: not a tokenizer.json (it has no `model` section); {EXPECTED}")
     if not merges.is_file():
         raise UserError(f"{merges}: no such file, but {vocabulary.name} needs its merges; {EXPECTED}")
-    try:
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise UserError(f"{merges}: cannot be read as merges ({error}); {EXPECTED}") from error
-    pairs = [line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")]
+    lines = merges.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+    pairs = [line for line in lines if line and not line.startswith("#version")]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",

@@ -7,6 +7,7 @@ from tokenizers import models, pre_tokenizers
 
 from modelzoo.base_config import UserError
 from modelzoo.tokenizer import Tokenizer, byte_level
+from tests.fuzzed_text import STYLES, fuzzed_texts, normalized, tokenizer_json
 from tests.samples import TRICKY, shared_data, small_tokenizer
 
 
@@ -15,6 +16,38 @@ def test_round_trip_is_byte_exact(text):
     tokenizer = small_tokenizer()
     assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_round_trip_of_fuzzed_text(style):
+    tokenizer = Tokenizer(Backend.from_str(tokenizer_json(style)), style)
+    texts = fuzzed_texts(3, 400)
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert tokenizer.decode_bytes(ids) == normalized(style, text).encode()
+        assert tokenizer.decode(ids) == normalized(style, text)
+        assert tokenizer.end_of_document_id not in ids
+    assert style != "neox" or any(normalized(style, text) != text for text in texts)
+
+
+@pytest.mark.parametrize(("name", "style"), [("gpt2-encoder.json", "gpt2"), ("20B_tokenizer.json", "neox")])
+def test_round_trip_of_fuzzed_text_through_the_published_tokenizers(name, style):
+    tokenizer = Tokenizer.load(shared_data("tokenizers") / name)
+    texts = fuzzed_texts(4, 1000)
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert tokenizer.decode_bytes(ids) == normalized(style, text).encode()
+        assert ids.tolist() == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("choice", ["auto", "tokenizers"])
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ud83d\ude80"])
+def test_unpaired_surrogates_are_refused(text, choice):
+    tokenizer = Tokenizer(small_tokenizer().backend, "small", choice)
+    at = text.index(text.strip("ab")[0])
+    with pytest.raises(UserError, match=rf"text 1 of 1: \\ud.{{3}} at character {at} stands alone, which no UTF-8"):
+        tokenizer.encode(text)
+    with pytest.raises(UserError, match=rf"text 3 of 3: \\ud.{{3}} at character {at} stands alone"):
+        tokenizer.encode_batch(["fine", "", text])
+    assert tokenizer.decode_bytes(tokenizer.encode("🚀")) == "🚀".encode()
 
 
 def test_special_token_spelt_in_text_is_ordinary_text():
@@ -92,6 +125,10 @@ def test_what_is_not_there_or_not_a_tokenizer(tmp_path):
 
 
 def test_tokenizers_that_lose_bytes_are_refused():
+    by_chance = json.loads(small_tokenizer().backend.to_str())
+    by_chance["model"]["dropout"] = 0.1
+    with pytest.raises(UserError, match=r"model\.dropout gives a text other ids each time"):
+        Tokenizer(Backend.from_str(json.dumps(by_chance)), "by_chance")
     with pytest.raises(UserError, match="242 bytes missing"):
         Tokenizer(byte_level(models.BPE(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])), "few")
     prefixed = Backend.from_str(small_tokenizer().backend.to_str())

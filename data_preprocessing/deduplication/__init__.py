@@ -25,7 +25,7 @@ class Columns(Protocol):
         """Of each chunk; 0 is allowed."""
 
     def read(self, chunk: int, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start to stop of a chunk; a mapped array serves, and pays where few rows are looked at."""
+        """Rows start to stop of a chunk. Better a mapped file than a copy: of large chunks few rows are looked at."""
 
 
 class Duplicates(NamedTuple):
@@ -64,7 +64,7 @@ class DeduplicationConfig(Config):
     def find(self, columns: Columns, scratch: Path) -> Duplicates:
         """The documents to drop.
 
-        `scratch` is an existing directory for temporary files. It is left with those that back the result;
-        what an earlier run left there does not matter.
+        `scratch` is an existing directory for temporary files, to be deleted after the result is used: some
+        back it. What an earlier run left there does not matter.
         """
         raise NotImplementedError

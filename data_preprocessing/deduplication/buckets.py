@@ -12,7 +12,7 @@ import numpy as np
 
 from data_preprocessing.deduplication import Columns, Duplicates
 
-BUCKET_ROWS = 2**19
+BUCKET_ROWS = 2**18
 """Rows that a bucket is expected to hold; with those of one read, what is sorted in memory at a time."""
 
 
@@ -22,20 +22,20 @@ class Buckets:
     def __init__(self, folder: Path, num_rows: int, width: int) -> None:
         """`num_rows`: of all that will be added; the number of files follows from it."""
         self.folder, self.width = folder, width
-        self.num_buckets = num_rows // BUCKET_ROWS + 1
-        assert self.num_buckets < 2**16, f"{num_rows} rows are more than the sort by 16 bits is made for"
+        self.num_buckets = min(num_rows // BUCKET_ROWS + 1, 2**16)  # a sort by 16 bits is a radix sort
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
 
     def add(self, rows: np.ndarray, bucket: np.ndarray) -> None:
         """Append rows (n, width) to the given buckets (n,), keeping their order within each."""
-        order = np.argsort(bucket.astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
-        rows = np.ascontiguousarray(rows[order])
-        ends = np.cumsum(np.bincount(bucket.astype(np.int64), minlength=self.num_buckets))
-        for index in np.unique(bucket).tolist():
+        bucket = bucket.astype(np.uint16)
+        rows = np.take(rows, np.argsort(bucket, kind="stable"), axis=0)
+        counts = np.bincount(bucket, minlength=self.num_buckets)
+        ends = np.cumsum(counts)
+        for index in np.flatnonzero(counts).tolist():
             # opened each time: there may be more buckets than files that a process may hold open
             with open(self.folder / str(index), "ab", buffering=0) as file:
-                data = memoryview(rows[ends[index - 1] if index else 0 : ends[index]]).cast("B")
+                data = rows[ends[index] - counts[index] : ends[index]].data.cast("B")
                 while data:
                     data = data[file.write(data) :]
 
@@ -78,31 +78,31 @@ class KeyBuckets(Buckets):
     def matches(self) -> Iterator[Match]:
         """All documents whose key an earlier one has, in no order worth knowing."""
         for bucket in self:
-            # A key that is everywhere makes its bucket as large as the corpus. Of what was read before, the
-            # first and the last document of each key are enough, so that memory is bounded nevertheless.
-            seen = np.empty((0, self.width), np.uint64)
+            # A key that is everywhere makes its bucket as large as the corpus. Of what was read before, the first
+            # and the last document of each key are enough, so that memory stays bounded.
+            rows, enough = np.empty((0, self.width), np.uint64), np.empty(0, np.int64)
             for new in bucket:
-                rows = np.concatenate((seen, new))
-                is_new = np.arange(len(rows)) >= len(seen)
-                order = _by_key(rows)
-                rows, is_new = rows[order], is_new[order]
-                starts = np.concatenate(([True], (rows[1:, :-1] != rows[:-1, :-1]).any(axis=1)))
-                number = rows[:, -1].astype(np.int64)
+                rows, num_seen = np.concatenate((np.take(rows, enough, axis=0), new)), len(enough)
+                alone, tied = _by_first_column(rows)
+                tied = tied[np.lexsort(rows[tied].T[::-1])]  # by key, then number
+                ties = rows[tied]
+                starts = np.ones(len(ties), dtype=bool)
+                starts[1:] = (ties[1:, :-1] != ties[:-1, :-1]).any(axis=1)
+                number = ties[:, -1].astype(np.int64)
                 first = number[starts][np.cumsum(starts) - 1]
-                later = np.flatnonzero(is_new & ~starts)
+                later = np.flatnonzero(~starts & (tied >= num_seen))
                 yield Match(number[later], first[later], number[later - 1])
-                seen = rows[starts | np.append(starts[1:], True)]
+                enough = np.append(alone, tied[starts | np.append(starts[1:], True)])
 
 
-def _by_key(rows: np.ndarray) -> np.ndarray:
-    """The order of rows by key and then number. The first column alone is sorted where it tells them apart."""
-    order = np.argsort(rows[:, 0])
-    ascending = rows[order, 0]
+def _by_first_column(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows whose first value no other has, and of those where another has it; nearly all keys differ."""
+    column = np.ascontiguousarray(rows[:, 0])
+    order = np.argsort(column)
+    ascending = column[order]
     equal = ascending[1:] == ascending[:-1]
-    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
-    among = rows[order[tied]]
-    order[tied] = order[tied][np.lexsort(among.T[::-1])]
-    return order
+    tied = np.append(equal, False) | np.append(False, equal)
+    return order[~tied], order[tied]
 
 
 def blocks(columns: Columns, name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -112,7 +112,7 @@ def blocks(columns: Columns, name: str) -> Iterator[tuple[int, np.ndarray]]:
         start = 0
         while start < num_documents:
             stop = min(num_documents, start + BUCKET_ROWS - num_rows)
-            parts.append(columns.read(chunk, name, start, stop))
+            parts.append(np.array(columns.read(chunk, name, start, stop)))  # a copy: maps of many files use them up
             num_rows += stop - start
             start = stop
             if num_rows == BUCKET_ROWS:

@@ -45,7 +45,7 @@ class EncodedBatch(NamedTuple):
     """(num_documents,) int64: pieces of each document, 0 for a refused one; None: one each."""
     num_bytes: np.ndarray | None = None
     """(num_pieces,) int64: UTF-8 bytes of the text in each piece, -1 for all of its document; None: all -1."""
-    refused: dict[int, Refused] = {}
+    refused: dict[int, Refused] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
     """By the document's index in the batch."""
 
     @classmethod
@@ -54,6 +54,8 @@ class EncodedBatch(NamedTuple):
         pieces = [piece for document in documents if not isinstance(document, Refused) for piece in document]
         masks = [piece.loss_mask for piece in pieces if piece.loss_mask is not None]
         assert len(masks) in (0, len(pieces)), "only some of the pieces have a loss_mask"
+        for mask, piece in zip(masks, pieces, strict=False):
+            assert (mask.dtype, mask.shape) == (np.bool_, piece.ids.shape), (mask, piece.ids)
         return cls(
             ids=np.concatenate([np.empty(0, np.uint32), *(piece.ids for piece in pieces)]),
             lengths=np.array([len(piece.ids) for piece in pieces], dtype=np.int64),
@@ -65,13 +67,18 @@ class EncodedBatch(NamedTuple):
 
 
 class ModeConfig(Config):
-    """A kind adds its options and `encode`, and declares what departs from these two."""
+    """A kind adds its options and `encode`, and declares what departs from these three."""
 
     has_loss_mask: ClassVar[bool] = False
     """Every document gets a loss_mask."""
-    part_names: ClassVar[tuple[str, ...]] = ()
-    """What the parts of a document are, in order; such a mode takes documents of so many parts only. Empty:
-    any number, joined."""
+    needs_roles: ClassVar[bool] = False
+    """Takes only documents whose reader says who speaks in each part."""
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What the parts of a document are, in order; such a mode takes documents of so many parts only. Empty:
+        any number."""
+        return ()
 
     def prepare(self, tokenizer: Tokenizer) -> None:
         """Check, before anything is read, that the tokenizer has what the mode needs. Raises UserError."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
+from pydantic import Field
 
-from data_preprocessing.modes import Encoded, EncodedBatch, ModeConfig
-from data_preprocessing.readers import Document
+from data_preprocessing.examples import Example, ExampleLimits, encode_examples
+from data_preprocessing.modes import EncodedBatch, ModeConfig, Refused
+from data_preprocessing.readers import EMPTY, Document
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
@@ -23,14 +24,28 @@ class PromptCompletionMode(ModeConfig):
     """
 
     kind: Literal["prompt_completion"] = "prompt_completion"
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """null: the reader gives the two as parts. Else it gives both as one text, which is split at the first
+    occurrence of this string, which is itself not written; a text without it is refused."""
+    limits: ExampleLimits = ExampleLimits()
+    """What becomes of examples that are too long."""
+
     has_loss_mask: ClassVar[bool] = True
-    part_names: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return ("prompt", "completion") if self.separator is None else ("prompt, separator and completion",)
 
     def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> EncodedBatch:
-        end = np.array([tokenizer.end_of_document_id], dtype=np.uint32)
-        parts = tokenizer.encode_batch([part for document in documents for part in document.parts])
-        encoded: list[list[Encoded]] = []
-        for prompt, completion in zip(parts[::2], parts[1::2], strict=True):
-            ids = np.concatenate((prompt, completion, end))
-            encoded.append([Encoded(ids, loss_mask=np.arange(len(ids)) >= len(prompt))])
-        return EncodedBatch.of(encoded)
+        return encode_examples(tokenizer, [self._example(document) for document in documents], self.limits)
+
+    def _example(self, document: Document) -> Example | Refused:
+        if self.separator is None:
+            prompt, completion = document.parts
+        else:
+            prompt, found, completion = document.text.partition(self.separator)
+            if not found and not prompt.strip():  # what stands after the last separator of a file
+                return Refused(EMPTY, "blank")
+            if not found:
+                return Refused("no separator", f"no {self.separator!r} in it; expected it to end the prompt")
+        return Example(((prompt, True),), completion, sum(len(part.encode()) for part in document.parts))

@@ -69,9 +69,10 @@ class Rejected(NamedTuple):
 
 EMPTY = "empty"
 SKIPPED = "not wanted"
-HARMLESS = frozenset({EMPTY, SKIPPED})
-"""The reasons that never stop a run: nothing is lost with an empty document, or with a member of an archive that
-was not asked for. They are counted all the same."""
+TOO_LONG = "too long"
+HARMLESS = frozenset({EMPTY, SKIPPED, TOO_LONG})
+"""The reasons that never stop a run: nothing is lost with an empty document, nor with a member of an archive that
+was not asked for, and a limit of the mode was. They are counted all the same."""
 
 UNREADABLE = {
     ".zip": "unzip",

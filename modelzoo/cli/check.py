@@ -39,17 +39,25 @@ def data_notes(config: "RunConfig") -> list[str]:
     from pathlib import Path
 
     from modelzoo.data.schema import find_split, read_manifest
+    from modelzoo.data.sources import is_modelzoos, open_dataset, split_of
     from modelzoo.tokenizer import Tokenizer
 
     notes = []
-    for source in filter(None, (config.data.train, config.data.validation)):
+    for source in config.data.used_sources():
         path = Path(source.path)
         if not path.is_dir():
             note = f"not there yet: {path} (written by: modelzoo preprocess)"
             notes += [] if note in notes else [note]
             continue
+        if is_modelzoos(path):
+            data = config.data
+            dataset = open_dataset(source, data.seq_len, data.isolate_documents, config.model.vocab_size)
+            tokenizer = Tokenizer.load(data.tokenizer) if data.tokenizer else None
+            dataset.check_against(tokenizer, config.model.vocab_size)
+            notes += dataset.notes
+            continue
         manifest = read_manifest(path)
-        find_split(path, manifest, source.split)
+        find_split(path, manifest, split_of(source))
         if manifest.tokenizer.vocab_size > config.model.vocab_size:
             raise UserError(
                 f"model.vocab_size={config.model.vocab_size} is less than the {manifest.tokenizer.vocab_size} ids in "

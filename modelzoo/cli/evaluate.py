@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from modelzoo.cli.arguments import accelerator_from
+from modelzoo.cli.arguments import accelerator_from, say
 
 
 def command(
@@ -53,7 +53,8 @@ def run(
     """The numbers that `command` prints. Every token of the split is predicted once, also the first."""
     from modelzoo.base_config import UserError
     from modelzoo.cli.progress import counting
-    from modelzoo.data.dataset import TokenDataset
+    from modelzoo.data.config import SourceConfig
+    from modelzoo.data.sources import is_modelzoos, open_dataset
     from modelzoo.launch import load_model, load_saved_config, load_tokenizer
     from modelzoo.trainer.checkpoint import find_checkpoint
     from modelzoo.trainer.trainer import evaluate_loss, loss_metrics
@@ -66,15 +67,21 @@ def run(
     if data is None:
         if config.data.validation is None:
             raise UserError(f"{folder}: this run had no validation data; name a dataset with --data PATH")
-        data, split = Path(config.data.validation.path), split or config.data.validation.split
-    split = split or "validation"
+        source = config.data.validation if split is None else config.data.validation.model_copy(update={"split": split})
+    else:
+        source = SourceConfig(path=str(data), split=split or (None if is_modelzoos(data) else "validation"))
+    data, split = Path(source.path), source.split
     length = seq_len or config.data.seq_len
     if length > config.model.max_seq_len:
         raise UserError(f"--seq-len {length}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")
-    dataset = TokenDataset(data, split, length)
+    dataset = open_dataset(source, length, config.data.isolate_documents, config.model.vocab_size)
     dataset.check_against(load_tokenizer(folder), config.model.vocab_size)
     if compressors and dataset.bytes_per_token is None:
-        raise UserError(f"{data}: has a loss mask, so only part of its text is predicted; leave --compressors out")
+        raise UserError(
+            f"{data}: not all of its text is predicted (a loss mask), or its text is not known; leave --compressors out"
+        )
+    for note in dataset.notes:
+        say(f"note: {note}")
     model = load_model(folder, str(accelerator.device))
     total = dataset.num_tokens if max_batches is None else min(dataset.num_tokens, max_batches * batch_size * length)
     with counting("evaluating", total, "tokens") as advance:
@@ -115,8 +122,9 @@ def compressed_bits_per_byte(dataset: Any, tokenizer: Any) -> dict[str, float]:
 
 def describe(numbers: dict[str, Any]) -> str:
     """The numbers for a reader."""
+    split = numbers["split"] or "no splits"
     lines = [
-        f"{numbers['checkpoint']} on {numbers['data']} ({numbers['split']}, {numbers['tokens']:,} tokens)",
+        f"{numbers['checkpoint']} on {numbers['data']} ({split}, {numbers['tokens']:,} tokens)",
         f"  loss           {numbers['loss']:.4f} nats per token",
         f"  perplexity     {numbers['perplexity']:.2f}",
     ]

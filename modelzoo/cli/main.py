@@ -6,7 +6,20 @@ import sys
 import typer
 
 from modelzoo.base_config import UserError
-from modelzoo.cli import check, demo, diff, evaluate, generate, list_configs, preprocess, show, tokenizer, train
+from modelzoo.cli import (
+    check,
+    demo,
+    diff,
+    evaluate,
+    generate,
+    inspect,
+    list_configs,
+    preprocess,
+    show,
+    tokenizer,
+    train,
+    verify,
+)
 from modelzoo.files import OUT_OF_SPACE
 
 app = typer.Typer(
@@ -21,6 +34,8 @@ app.command("check")(check.command)
 app.command("diff")(diff.command)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("preprocess")(preprocess.command)
+app.command("inspect")(inspect.command)
+app.command("verify")(verify.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)

@@ -1,24 +1,40 @@
 """`modelzoo preprocess`: raw text to HDF5."""
 
+import re
 from typing import TYPE_CHECKING
 
 import typer
 
+from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 
 if TYPE_CHECKING:
-    from data_preprocessing.pipeline import Summary
+    from data_preprocessing.pipeline import Summary, Task
 
 
 def command(
     config: str = typer.Argument(..., help="A shipped name (preprocess/…), or the path of a YAML."),
     overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
+    task: str = typer.Option(None, help="Do one share of the work, I/N with I from 0: for array jobs."),
+    merge: bool = typer.Option(False, help="Make the dataset of what all tasks have left."),
 ) -> None:
     """Raw text to an HDF5 dataset: tokens, documents, and a ledger of what was left out."""
-    run(config, overrides or [])
+    if task and merge:
+        raise UserError(f"--task {task} --merge: one of the two; merge once, when all tasks have ended")
+    run(config, overrides or [], parse_task(task) if task else None, merge)
 
 
-def run(name: str, overrides: list[str]) -> "Summary":
+def parse_task(text: str) -> "Task":
+    """`2/8` to the task of that index and count. Raises UserError for anything else."""
+    from data_preprocessing.pipeline import Task
+
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--task {text}: expected INDEX/COUNT with an index from 0 to COUNT - 1, as in 0/8 … 7/8")
+    return Task(int(found[1]), int(found[2]))
+
+
+def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool = False) -> "Summary":
     """Preprocess, and say what was written."""
     from data_preprocessing import pipeline
     from data_preprocessing.config import PreprocessConfig
@@ -26,8 +42,17 @@ def run(name: str, overrides: list[str]) -> "Summary":
     from modelzoo.config_files import load_config
 
     config = load_config(PreprocessConfig, name, overrides)
-    with reading("preprocessing") as on_progress:
-        summary = pipeline.run(config, on_progress=on_progress)
+    try:
+        with reading("preprocessing") as on_progress:
+            summary = pipeline.run(config, on_progress=on_progress, task=task, merge_tasks=merge)
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from what is done, in {config.output}.partial")
+        raise typer.Exit(3) from None
+    for note in summary.notes:
+        say(f"note: {note}")
+    if summary.manifest is None:
+        say(f"{summary.output}: this task is done; when all are: modelzoo preprocess {name} --merge")
+        return summary
     if summary.already_done:
         say(f"already done: {summary.output} holds this dataset")
     ledger = summary.manifest.ledger
@@ -37,5 +62,7 @@ def run(name: str, overrides: list[str]) -> "Summary":
             f"{info.num_tokens:,} tokens, {info.num_bytes / info.num_tokens:.2f} bytes per token"
         )
     for reason, number in ledger.rejected_by_reason.items():
-        say(f"left out: {number:,} documents ({reason}); they are listed in {summary.output}/manifest.json")
+        say(f"left out: {number:,} documents ({reason}); they are listed in {summary.output}/rejected.jsonl")
+    if ledger.documents_left_out:
+        say(f"left out: {ledger.documents_left_out:,} documents (outside the fraction)")
     return summary

@@ -10,15 +10,15 @@ from modelzoo.cli.arguments import say
 
 @contextmanager
 def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
-    """Yields `advance(amount)`, to be called with how many more units are done."""
+    """Yields `advance(amount, total=None, more="")`: how many more units are done, and what else to show."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
-    started, done = time.monotonic(), 0
+    started, done, beside = time.monotonic(), 0, ""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
@@ -26,27 +26,34 @@ def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[...,
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total, rate="")
 
-        def advance(amount: int, total: int | None = None) -> None:
-            nonlocal done
-            done += amount
+        def advance(amount: int, total: int | None = None, more: str = "") -> None:
+            nonlocal done, beside
+            done, beside = done + amount, more
             rate = done / max(1e-9, time.monotonic() - started)
             shown = f"{rate / 1e6:.1f} MB/s" if unit == "bytes" else f"{rate:,.0f} {unit}/s"
-            bar.update(task, completed=done, rate=shown, total=total)
+            bar.update(task, completed=done, rate=", ".join(filter(None, (shown, more))), total=total)
 
         yield advance
     if done:
-        say(f"{label}: {done:,} {unit} in {time.monotonic() - started:.1f} s")
+        seconds = time.monotonic() - started
+        rate = f" ({', '.join(filter(None, (f'{done / seconds / 1e6:.1f} MB/s', beside)))})" if unit == "bytes" else ""
+        say(f"{label}: {done:,} {unit} in {seconds:.1f} s{rate}")
 
 
 @contextmanager
 def reading(label: str) -> Iterator[Callable[[Any], None]]:
-    """`counting` for data_preprocessing, which reports the bytes done so far and their total."""
+    """`counting` for data_preprocessing, which reports what is done so far, and the total of bytes."""
+    started = time.monotonic()
     with counting(label, None, "bytes") as advance:
         before = 0
 
         def on_progress(progress: Any) -> None:
             nonlocal before
-            advance(progress.bytes_done - before, total=progress.bytes_total)
+            rate = progress.tokens / max(1e-9, time.monotonic() - started)
+            tokens = f"{rate / 1e6:.2f} Mtok/s" if progress.tokens else ""
+            rejected = f"{progress.rejected:,} rejected" if progress.rejected else ""
+            more = ", ".join(filter(None, (tokens, rejected)))
+            advance(progress.bytes_done - before, total=progress.bytes_total, more=more)
             before = progress.bytes_done
 
         yield on_progress

@@ -52,7 +52,7 @@ def _train(config: "RunConfig", trainer: "Trainer", arguments: list[str]) -> dic
     from modelzoo.trainer.trainer import NonFiniteError
 
     checkpoint, notes = resume(trainer, config)
-    for note in [*trainer.accelerator.notes, *notes]:
+    for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
         f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.accelerator.device.type} "

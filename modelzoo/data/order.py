@@ -11,6 +11,10 @@ import math
 import numpy as np
 
 ROUNDS = 8
+SUBSET_SEED = 0
+"""Of the choice of a part of the rows: the part belongs to the data, so a run's seed does not change it."""
+ORDER_BLOCK = 8192
+"""Indices permuted at a time: a batch of 32 on its own would pay numpy's cost per call each step."""
 
 
 def locate(sample: int, length: int) -> tuple[int, int]:
@@ -64,3 +68,38 @@ def _hash(value: np.ndarray, key: np.uint64) -> np.ndarray:
 def _keys(length: int, seed: int, epoch: int) -> np.ndarray:
     digest = hashlib.blake2b(f"{length} {seed} {epoch}".encode(), digest_size=8 * ROUNDS).digest()
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+
+
+class Order:
+    """Which row each sample of a run is: epoch after epoch, each in an order of its own."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True, out_of: int | None = None) -> None:
+        """`length` rows an epoch. With `out_of` they are a part of so many, drawn alike for every seed."""
+        assert out_of is None or length <= out_of, (length, out_of)
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.out_of = out_of
+        self._kept: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """The rows of `count` consecutive samples, (count,) int64."""
+        parts = [np.empty(0, dtype=np.int64)]
+        while count:
+            epoch, index = locate(first, self.length)
+            block, offset = divmod(index, ORDER_BLOCK)
+            part = self._block(epoch, block)[offset : offset + count]
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return np.concatenate(parts)
+
+    def _block(self, epoch: int, block: int) -> np.ndarray:
+        """The order of up to ORDER_BLOCK consecutive indices of an epoch; the last one asked for is kept."""
+        if self._kept is None or self._kept[0] != (epoch, block):
+            rows = np.arange(block * ORDER_BLOCK, min((block + 1) * ORDER_BLOCK, self.length))
+            if self.shuffle:
+                rows = permute(rows, self.length, self.seed, epoch)
+            if self.out_of is not None:
+                rows = permute(rows, self.out_of, SUBSET_SEED, 0)
+            self._kept = ((epoch, block), rows)
+        return self._kept[1]

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 TOKENIZER = "tokenizer.json"
 
+
 class ShardHeader(NamedTuple):
     """The attributes of one shard."""
 

@@ -25,21 +25,25 @@ class Attention(nn.Module):
         self.scale = scaling_of(config).attention
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
         q, k, v = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
         q, k = self.rotate(q, position), self.rotate(k, position)
         if cache is not None:
+            assert mask is None, "a cache holds one document a row"
             k, v = cache.append(k, v)  # (B, H, S, K)
         attended = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=_mask_after_cache(q, k),
+            attn_mask=_mask_after_cache(q, k) if mask is None else mask,
             dropout_p=self.dropout.p if self.training else 0.0,
-            is_causal=q.shape[2] == k.shape[2],
+            is_causal=mask is None and q.shape[2] == k.shape[2],
             scale=self.scale,
         )
         return self.dropout(self.out(attended.transpose(1, 2).flatten(2)))  # (B, T, D)
@@ -56,3 +60,9 @@ def _mask_after_cache(q: Tensor, k: Tensor) -> Tensor | None:
         return None
     mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device)
     return mask.tril(num_keys - num_queries)
+
+
+def within_segments(segment_ids: Tensor) -> Tensor:
+    """(B, 1, T, T), True where a token may look: at itself and what came before it in its own segment."""
+    same = segment_ids.unsqueeze(1).unsqueeze(3) == segment_ids.unsqueeze(1).unsqueeze(2)
+    return same.tril()

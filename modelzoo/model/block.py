@@ -22,9 +22,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.parallel_residual = config.parallel_residual
 
-    def forward(self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         normed = self.norm_1(x)
-        attended = self.attention(normed, position, cache)
+        attended = self.attention(normed, position, cache, mask)
         if self.parallel_residual:  # x + attention(n1(x)) + mlp(n2(x)); tied_norm: n2 is n1
             return x + attended + self.mlp(normed if self.norm_2 is None else self.norm_2(x))
         x = x + attended

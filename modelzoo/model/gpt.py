@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelzoo.model.attention import within_segments
 from modelzoo.model.block import Block
 from modelzoo.model.cache import KVCache
 from modelzoo.model.config import ModelConfig
@@ -44,8 +45,18 @@ class GPT(nn.Module):
         """Logits (B, T, V). With a cache, `input_ids` are the tokens after those it holds."""
         return self.logits(self.hidden(input_ids, cache))
 
-    def hidden(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The normalised output of the last block, (B, T, D)."""
+    def hidden(
+        self,
+        input_ids: Tensor,
+        cache: KVCache | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The normalised output of the last block, (B, T, D).
+
+        Where rows hold several documents, `position_ids` (B, T) count within each, and tokens attend only to
+        those of the same `segment_ids` (B, T).
+        """
         start = 0 if cache is None else cache.length
         length = input_ids.shape[1]
         if start + length > self.config.max_seq_len:
@@ -54,25 +65,37 @@ class GPT(nn.Module):
                 "shorten the input, or use a model with a larger max_seq_len"
             )
         x = self.embedding(input_ids)
+        if position_ids is None:
+            position_ids = torch.arange(start, start + length, device=x.device)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(torch.arange(start, start + length, device=x.device))
+            x = x + self.position_embedding(position_ids)
         x = self.dropout(x * self.scaling.embed)
-        position = self.config.position.table(start, length, self.config.head_dim, x.device)
+        position = self.config.position.table(position_ids, self.config.head_dim)
+        mask = None if segment_ids is None else within_segments(segment_ids)
         for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
-            x = block(x, position, layer_cache)
+            x = block(x, position, layer_cache, mask)
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head alone: (…, D) to (…, V)."""
         return F.linear(*self._head(hidden))
 
-    def loss(self, input_ids: Tensor, labels: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        loss_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, int]:
         """The sum of the cross-entropies in nats (fp32 scalar), and the number of tokens summed.
 
         `labels` (B, T) are the next tokens, already shifted. Where `loss_mask` (B, T) is 0 a token does not
-        count. The logits are never held whole: see `linear_cross_entropy`.
+        count. `position_ids` and `segment_ids` as for `hidden`. The logits are never held whole: see
+        `linear_cross_entropy`.
         """
-        hidden, labels = self.hidden(input_ids).flatten(0, 1), labels.flatten()  # (B·T, D), (B·T,)
+        hidden = self.hidden(input_ids, None, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
+        labels = labels.flatten()  # (B·T,)
         if loss_mask is not None:
             kept = loss_mask.flatten().nonzero().squeeze(1)
             if len(kept) < len(labels):

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +95,28 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None where every file matches the manifest."""
+    """The first thing wrong with a checkpoint, or None where every file matches the manifest."""
+    return next(all_damage(folder), None)
+
+
+def all_damage(folder: Path) -> Iterator[str]:
+    """Everything that is wrong with a checkpoint."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = dict(manifest["files"])
     except FileNotFoundError:
-        return f"{MANIFEST} is missing"
+        yield f"{MANIFEST} is missing"
+        return
     except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is not readable"
+        yield f"{MANIFEST} is not readable"
+        return
     if "state.json" not in files:
-        return f"{MANIFEST} lists no state.json"
+        yield f"{MANIFEST} lists no state.json"
     for name, expected in files.items():
         if not (folder / name).is_file():
-            return f"{name} is missing"
-        if _fingerprint(folder / name) != expected:
-            return f"{name} does not match its sha256 in {MANIFEST}"
-    return None
+            yield f"{name} is missing"
+        elif _fingerprint(folder / name) != expected:
+            yield f"{name} does not match its sha256 in {MANIFEST}"
 
 
 def latest_checkpoint(run_dir: Path) -> tuple[Path | None, list[str]]:

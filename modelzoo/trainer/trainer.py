@@ -23,17 +23,28 @@ from modelzoo.trainer.checkpoint import read_state, read_tensors, step_folder, w
 from modelzoo.trainer.config import TrainerConfig
 
 Batch = Mapping[str, "np.ndarray[Any, Any]"]
-"""`input_ids`, `labels` (B, T) integers and `loss_mask` (B, T) booleans."""
+"""`input_ids`, `labels` (B, T) integers and `loss_mask` (B, T) booleans; where documents are isolated also
+`position_ids` and `segment_ids` (B, T) integers."""
 
 
 class LanguageModel(Protocol):
     """The loss as (sum of nats over the unmasked positions, their number), so that parts add up exactly."""
 
-    def loss(self, input_ids: Tensor, labels: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]: ...
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        loss_mask: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class TrainingData(Protocol):
     """Batches as a pure function of the step: any step is reached at once, also after a restart."""
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def batch(self, step: int) -> Batch: ...
 

@@ -9,75 +9,24 @@ import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.data.dataset import BatchLoader, TokenDataset
-from modelzoo.data.schema import (
-    LedgerInfo,
-    Manifest,
-    ShardHeader,
-    ShardInfo,
-    SplitInfo,
-    TokenizerInfo,
-    file_sha256,
-    write_manifest,
-    write_shard,
-)
-
-LENGTHS = [[9, 1, 4], [2], [17, 3, 5, 1]]
-"""Documents of each shard, in tokens, the end-of-document id included: 42 tokens."""
-
-
-def build(root: Path, masked: bool = False) -> np.ndarray:
-    """A dataset of three shards; returns its stream, whose ids are all different but for the ends."""
-    stream = np.arange(1, 43)
-    infos, start = [], 0
-    root.mkdir(exist_ok=True)
-    for number, lengths in enumerate(LENGTHS):
-        offsets = np.cumsum([0, *lengths])
-        stream[start + offsets[1:] - 1] = 0
-        tokens = stream[start : start + offsets[-1]]
-        start += offsets[-1]
-        counts = {"num_documents": len(lengths), "num_tokens": len(tokens), "num_bytes": 10}
-        file = f"{number:05d}.h5"
-        header = ShardHeader(1, "ab", 50, 0, "lm", **counts, source_config="{}")
-        write_shard(root / file, header, tokens, offsets, tokens % 2 if masked else None)
-        infos.append(ShardInfo(file=file, sha256=file_sha256(root / file), **counts))
-    split = SplitInfo(shards=tuple(infos), num_documents=8, num_tokens=42, num_bytes=30)
-    ledger = LedgerInfo(
-        documents_in=8,
-        bytes_in=30,
-        documents_written=8,
-        bytes_written=30,
-        rejected_by_reason={},
-        rejected=(),
-    )
-    tokenizer = TokenizerInfo(sha256="ab", vocab_size=50, end_of_document_id=0)
-    write_manifest(
-        root,
-        Manifest(
-            schema_version=1,
-            settings={},
-            inputs=(),
-            tokenizer=tokenizer,
-            splits={"train": split},
-            ledger=ledger,
-        ),
-    )
-    return stream
+from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.loader import BatchLoader
+from tests.data.datasets import LENGTHS, build
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 5, 6, 7, 13, 41, 42, 43, 100])
 def test_every_token_is_a_target_once_and_follows_its_input(tmp_path, seq_len):
     stream = build(tmp_path)
     dataset = TokenDataset(tmp_path, "train", seq_len)
-    batch = dataset.rows(np.arange(dataset.num_windows))
+    batch = dataset.rows(np.arange(dataset.num_rows))
     assert {name: array.shape for name, array in batch.items()} == dict.fromkeys(
-        ("input_ids", "labels", "loss_mask"), (dataset.num_windows, seq_len)
+        ("input_ids", "labels", "loss_mask"), (dataset.num_rows, seq_len)
     )
     mask = batch["loss_mask"]
     assert batch["labels"][mask].tolist() == stream.tolist()
     assert batch["input_ids"][mask].tolist() == [0, *stream[:-1]]
     assert not batch["labels"][~mask].any()  # padding reads end of document
-    assert (~mask).sum() == dataset.num_windows * seq_len - 42
+    assert (~mask).sum() == dataset.num_rows * seq_len - 42
     assert batch["labels"].dtype == batch["input_ids"].dtype == np.int64
     assert mask.dtype == np.bool_
 
@@ -99,7 +48,7 @@ def test_attributes_and_documents(tmp_path):
     dataset = TokenDataset(tmp_path, "train", 5)
     assert (dataset.num_tokens, dataset.num_documents, dataset.num_bytes) == (42, 8, 30)
     assert (dataset.vocab_size, dataset.end_of_document_id, dataset.tokenizer_sha256) == (50, 0, "ab")
-    assert dataset.num_windows == len(dataset) == 9
+    assert dataset.num_rows == len(dataset) == 9
     ends = np.cumsum([0, *itertools.chain(*LENGTHS)])
     for index, (start, end) in enumerate(itertools.pairwise(ends)):
         assert dataset.document(index).tolist() == stream[start : end - 1].tolist()
@@ -131,9 +80,9 @@ def test_maps_are_not_pickled(tmp_path):
     build(tmp_path)
     dataset = TokenDataset(tmp_path, "train", 5)
     expected = dataset.rows([0, 8])["labels"]
-    assert dataset._maps
+    assert dataset._stream._opened
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._maps == {}
+    assert copy._stream._opened == {}
     assert np.array_equal(copy.rows([0, 8])["labels"], expected)
 
 
@@ -163,6 +112,8 @@ def test_shard_that_is_not_the_manifests(tmp_path):
 class FakeTokenizer:
     sha256: str
     path: Path = Path("given/tokenizer.json")
+    vocab_size: int = 50
+    end_of_document_id: int = 0
 
 
 def test_check_against(tmp_path):
@@ -179,7 +130,7 @@ def test_check_against(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
 def test_an_epoch_holds_every_window_once(tmp_path, batch_size, monkeypatch):
     stream = build(tmp_path)
-    monkeypatch.setattr("modelzoo.data.dataset.ORDER_BLOCK", 4)  # so that an epoch has several
+    monkeypatch.setattr("modelzoo.data.order.ORDER_BLOCK", 4)  # so that an epoch has several
     loader = BatchLoader(TokenDataset(tmp_path, "train", 5), batch_size, seed=3)
     steps = 9  # 9 windows: batch_size whole epochs
     batches = [loader.batch(step) for step in range(steps)]
@@ -219,7 +170,7 @@ def test_state_and_order(tmp_path):
         "seed": 11,
         "epoch": 2,
         "index": 2,
-        "manifest_sha256": dataset.manifest_sha256,
+        "manifest_sha256": dataset.fingerprint,
     }
     expected = dataset.rows([8, 0, 1, 2])["labels"]
     assert np.array_equal(loader.batch(2)["labels"], expected)

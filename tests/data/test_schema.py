@@ -6,7 +6,7 @@ import pytest
 
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
-    LedgerInfo,
+    SCHEMA_VERSION,
     Manifest,
     ShardHeader,
     ShardInfo,
@@ -18,35 +18,28 @@ from modelzoo.data.schema import (
     read_manifest,
     token_dtype,
     write_manifest,
-    write_shard,
 )
+from tests.shards import ledger, write_arrays
 
-HEADER = ShardHeader(1, "ab" * 32, 300, 0, "lm", 2, 7, 20, "{}")
+HEADER = ShardHeader(SCHEMA_VERSION, "ab" * 32, 300, 0, "lm", 2, 7, 20, "{}")
 TOKENS = np.array([5, 6, 0, 7, 8, 299, 0])
 OFFSETS = np.array([0, 3, 7])
 
 
 def shard(path, header=HEADER, tokens=TOKENS, loss_mask=None):
-    write_shard(path, header, tokens, OFFSETS, loss_mask)
+    write_arrays(path, header, tokens, OFFSETS, loss_mask)
     return path
 
 
 def manifest():
     info = ShardInfo(file="train/00000.h5", sha256="cd", num_documents=2, num_tokens=7, num_bytes=20)
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         settings={"reader": {"paths": ["a.jsonl"]}},
         inputs=(),
         tokenizer=TokenizerInfo(sha256="ab", vocab_size=300, end_of_document_id=0),
         splits={"train": SplitInfo(shards=(info,), num_documents=2, num_tokens=7, num_bytes=20)},
-        ledger=LedgerInfo(
-            documents_in=2,
-            bytes_in=20,
-            documents_written=2,
-            bytes_written=20,
-            rejected_by_reason={},
-            rejected=(),
-        ),
+        ledger=ledger(2, 20, 7),
     )
 
 

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_preprocessing import pipeline
+from data_preprocessing import encoder
 from data_preprocessing.config import PreprocessConfig
-from data_preprocessing.modes import Encoded
+from data_preprocessing.encoder import content_hash, draw_threshold
+from data_preprocessing.modes import Encoded, EncodedBatch
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.modes.prompt_completion import PromptCompletionMode
-from data_preprocessing.encoder import split_of
 from data_preprocessing.pipeline import run
-from data_preprocessing.readers import Document, Place
 from modelzoo.base_config import UserError
 from modelzoo.config_files import load_config
 from modelzoo.data.dataset import TokenDataset
@@ -38,10 +37,21 @@ def base(tmp_path):
     return tmp_path
 
 
-def config(mode="prompt_completion", text_key=("prompt", "completion"), **settings):
+def config(mode="prompt_completion", text_key=("prompt", "completion"), mode_options=None, **settings):
     reader = {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": list(text_key)}
-    wanted = {"name": "t", "reader": reader, "mode": {"kind": mode}, "tokenizer": "tokenizer.json", "output": "out"}
+    wanted = {
+        "name": "t",
+        "reader": reader,
+        "mode": {"kind": mode, **(mode_options or {})},
+        "tokenizer": "tokenizer.json",
+        "output": "out",
+    }
     return PreprocessConfig.model_validate({**wanted, **settings})
+
+
+def split_of(pair):
+    drawn = int.from_bytes(content_hash([part.encode() for part in pair])[:8], "little")
+    return "validation" if drawn < draw_threshold(0.3) else "train"
 
 
 def expected(tokenizer, pairs):
@@ -56,15 +66,15 @@ def expected(tokenizer, pairs):
 
 @pytest.mark.parametrize("seq_len", [1, 5, 16, 64, 10_000])
 def test_the_loss_is_the_completions_through_to_the_rows(base, seq_len, monkeypatch):
-    monkeypatch.setattr(pipeline, "BATCH_BYTES", 100)
+    monkeypatch.setattr(encoder, "BATCH_BYTES", 100)
     run(config(shard_tokens=150, validation_fraction=0.3), base)
     tokenizer = Tokenizer.load(base / "out")
     assert len(read_manifest(base / "out").splits["train"].shards) > 3
     for split in ("train", "validation"):
-        pairs = [pair for pair in PAIRS if split_of("".join(pair).encode(), 0.3) == split]
+        pairs = [pair for pair in PAIRS if split_of(pair) == split]
         stream, mask = expected(tokenizer, pairs)
         dataset = TokenDataset(base / "out", split, seq_len)
-        batch = dataset.rows(range(dataset.num_windows))
+        batch = dataset.rows(range(dataset.num_rows))
         labels, loss_mask = batch["labels"].ravel(), batch["loss_mask"].ravel()
         assert labels[: len(stream)].tolist() == stream
         assert loss_mask[: len(mask)].tolist() == mask
@@ -73,17 +83,9 @@ def test_the_loss_is_the_completions_through_to_the_rows(base, seq_len, monkeypa
         assert tokenizer.decode(labels[loss_mask]) == "".join(c + "<|endoftext|>" for _, c in pairs)
 
 
-def test_prompt_and_completion_are_tokenized_apart():
-    tokenizer = small_tokenizer()
-    (found,) = PromptCompletionMode().encode(tokenizer, [Document(("the c", "at"), Place("f", "line", 1))])
-    assert found.ids.tolist() == [*tokenizer.encode("the c"), *tokenizer.encode("at"), 0]
-    assert found.ids.tolist() != [*tokenizer.encode("the cat"), 0]
-    assert tokenizer.decode(found.ids[found.loss_mask]) == "at<|endoftext|>"
-
-
 def test_batching_changes_nothing(base, monkeypatch):
     first = run(config(), base)
-    monkeypatch.setattr(pipeline, "BATCH_BYTES", 50)
+    monkeypatch.setattr(encoder, "BATCH_BYTES", 50)
     assert run(config(output="other"), base).manifest == first.manifest  # shard hashes included
 
 
@@ -112,22 +114,25 @@ def test_a_line_without_a_part_is_named(base):
     place = rf"pairs\.jsonl:{len(PAIRS) + 1}: missing key: no key 'completion'; it has 'prompt', 'answer'"
     with pytest.raises(UserError, match=place):
         run(config(), base)
-    assert not list(base.glob("out*"))
+    assert not (base / "out").exists()
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        Encoded(np.array([5, 0])),  # the mode says that there is a mask
-        Encoded(np.array([5, 0]), np.array([True])),
-        Encoded(np.array([5, 0]), np.array([0.5, 1.0])),
+        Encoded(np.array([5, 0], np.uint32)),  # the mode says that there is a mask
+        Encoded(np.array([5, 0], np.uint32), np.array([True])),
+        Encoded(np.array([5, 0], np.uint32), np.array([0.5, 1.0])),
     ],
 )
 def test_a_mode_that_breaks_its_word_is_caught(base, monkeypatch, document):
-    monkeypatch.setattr(PromptCompletionMode, "encode", lambda self, tokenizer, documents: [document] * len(documents))
-    with pytest.raises(AssertionError):
+    def encode(self, tokenizer, documents):
+        return EncodedBatch.of([[document]] * len(documents))
+
+    monkeypatch.setattr(PromptCompletionMode, "encode", encode)
+    with pytest.raises((AssertionError, RuntimeError)):
         run(config(), base)
-    assert not list(base.glob("out*"))
+    assert not (base / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -164,5 +169,22 @@ def test_the_refusal_names_the_line_beside_other_mistakes(tmp_path, monkeypatch)
 def test_the_shipped_yaml():
     shipped = load_config(PreprocessConfig, "preprocess/prompt_completion", [])
     assert isinstance(shipped.mode, PromptCompletionMode)
-    assert shipped.reader.text_key == PromptCompletionMode.part_names
+    assert shipped.reader.text_key == shipped.mode.part_names
     assert isinstance(load_config(PreprocessConfig, "preprocess/python_stdlib", []).mode, LmMode)
+
+
+def test_the_ledger_tells_what_a_limit_cut_off_and_left_out(base):
+    """Through the whole road: pieces, refused documents and truncated bytes add up."""
+    limit = {"max_tokens": 8, "policy": "split"}
+    split = run(config(mode="lm", mode_options={"limit": limit}, output="split"), base).manifest.ledger
+    assert split.bytes_written == split.bytes_in
+    right = {"max_tokens": 8, "policy": "truncate_right"}
+    cut = run(config(mode="lm", mode_options={"limit": right}, output="cut"), base).manifest.ledger
+    assert 0 < cut.bytes_written < cut.bytes_in
+    assert cut.bytes_written + cut.bytes_truncated == cut.bytes_in
+    reject = {"max_tokens": 8, "policy": "reject"}
+    left = run(
+        config(mode="lm", mode_options={"limit": reject}, output="left", on_error="reject"), base
+    ).manifest.ledger
+    lengths = [len(small_tokenizer().encode("".join(pair))) + 1 for pair in PAIRS]
+    assert left.rejected_by_reason == {"too long": sum(length > 8 for length in lengths)}

@@ -196,7 +196,7 @@ def test_a_value_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes):
     for between in (",", " ,\n "):
         items = read(f"[{between.join(values)}]".encode(), kind="json", max_document_bytes=22)
         assert [(item.reason, item.num_bytes) if isinstance(item, Rejected) else item.text for item in items] == [
-            "a", ("too long", len(values[1])), ("too long", len(values[2])), "c", "1234567890", ("too long", 23),
+            "a", ("too large", len(values[1])), ("too large", len(values[2])), "c", "1234567890", ("too large", 23),
         ]  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_a_line_of_100_mb():
     content = f'{{"text": "a"}}\n{{"text": "{body}"}}\n{{"text": "b"}}\n'.encode()
     assert [len(text) for text in texts(read(content, kind="jsonl"))] == [1, len(body), 1]
     items = read(content, kind="jsonl", max_document_bytes=5_000_000)
-    assert summary(items) == [("f:1", "a"), ("f:2", "[too long]"), ("f:3", "b")]
+    assert summary(items) == [("f:1", "a"), ("f:2", "[too large]"), ("f:3", "b")]
     assert items[1].num_bytes == len(body) + 12
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from modelzoo.base_config import Config, Problem
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 
@@ -31,8 +30,9 @@ class PositionConfig(Config):
         """A trained table (max_seq_len, D) that is added to the token embeddings, or None."""
         return None
 
-    def table(self, start: int, length: int, head_dim: int, device: "torch.device") -> "Tensor | None":
-        """What `rotate` needs for `length` positions from `start` on: made once, used by all blocks."""
+    def table(self, position_ids: "Tensor", head_dim: int) -> "Tensor | None":
+        """What `rotate` needs for these positions, (T,) or, where rows differ, (B, T): made once, used by all
+        blocks."""
         return None
 
     def rotate(self, x: "Tensor", table: "Tensor | None") -> "Tensor":

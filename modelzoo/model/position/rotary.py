@@ -12,7 +12,6 @@ from modelzoo.base_config import Problem
 from modelzoo.model.position.base import PositionConfig
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -46,15 +45,17 @@ class RotaryPosition(PositionConfig):
             + (f"; use {' or '.join(choices)}" if choices else "; use fewer heads or a larger hidden_size"),
         )
 
-    def table(self, start: int, length: int, head_dim: int, device: "torch.device") -> "Tensor":
-        """cos and sin of every angle, (2, T, R/2). In fp32 whatever the model computes in: bf16 cannot tell
-        position 257 from 258. Built per forward pass, not kept as a buffer that a cast could damage."""
+    def table(self, position_ids: "Tensor", head_dim: int) -> "Tensor":
+        """cos and sin of every angle, (2, T, R/2) or (2, B, 1, T, R/2). In fp32 whatever the model computes in:
+        bf16 cannot tell position 257 from 258. Built per forward pass, not kept as a buffer that a cast could
+        damage."""
         import torch
 
         rotary_dim = self.rotary_dim(head_dim)
-        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
-        positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
-        angles = torch.outer(positions, 1.0 / self.theta**exponents)  # (T, R/2)
+        exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=position_ids.device) / rotary_dim
+        angles = position_ids.float().unsqueeze(-1) * (1.0 / self.theta**exponents)  # (…, T, R/2)
+        if angles.dim() == 3:
+            angles = angles.unsqueeze(1)  # for all heads
         return torch.stack((angles.cos(), angles.sin()))
 
     def rotate(self, x: "Tensor", table: "Tensor | None") -> "Tensor":

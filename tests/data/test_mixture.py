@@ -1,0 +1,148 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from modelzoo.base_config import UserError
+from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.mixture import Interleave, MixtureLoader, Source
+from tests.data.datasets import build
+
+WEIGHTS = [[1], [1, 1], [3, 1], [0.7, 0.2, 0.1], [1] * 20, [1] * 23, [1e-4, 1, 30, 0.5, 2], [1, 1e-6]]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_every_prefix_keeps_the_proportions(weights):
+    samples = 20_000
+    source, number = Interleave(weights).locate(np.arange(samples))
+    seen = np.zeros((samples + 1, len(weights)), dtype=np.int64)
+    seen[np.arange(1, samples + 1), source] = 1
+    seen = seen.cumsum(axis=0)
+    assert np.array_equal(number, seen[np.arange(samples), source])  # 0, 1, 2 … in each source
+    share = np.array(weights) / np.sum(weights)
+    height = int(np.ceil(np.log2(len(weights)))) if len(weights) > 1 else 0
+    assert np.abs(seen - np.arange(samples + 1)[:, None] * share).max() <= height / 2 + 1e-3 < len(weights)
+    for step in (0, 1, 7, 1000, samples):
+        assert Interleave(weights).counts(step) == seen[step].tolist()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_far_into_a_run(weights):
+    """No table, no overflow: at sample 10**15 the places go on from the counts, and the counts are right."""
+    interleave, start = Interleave(weights), 10**15 + 3
+    source, number = interleave.locate(np.arange(start, start + 100))
+    before, after = interleave.counts(start), interleave.counts(start + 100)
+    assert sum(before) == start
+    for each in range(len(weights)):
+        assert number[source == each].tolist() == list(range(before[each], after[each]))
+    total = sum(map(Fraction, weights))
+    for count, weight in zip(before, weights, strict=True):
+        assert abs(count / start - weight / total) < 1e-9
+
+
+def test_samples_until_is_the_inverse_of_counts():
+    interleave = Interleave([0.7, 0.2, 0.1])
+    for source in range(3):
+        for count in (1, 2, 17, 1000):
+            samples = interleave.samples_until(source, count)
+            assert interleave.counts(samples)[source] == count
+            assert interleave.counts(samples - 1)[source] == count - 1
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three datasets of 42 tokens each, told apart by their first ids."""
+    for number, name in enumerate("abc"):
+        build(tmp_path / name, offset=100 * number, vocab_size=300)
+    return {name: TokenDataset(tmp_path / name, "train", 5) for name in "abc"}
+
+
+def owners(batch):
+    """Which of `three` each row comes from."""
+    return [(row[row > 0].min() - 1) // 100 for row in batch["input_ids"]]
+
+
+def test_batches_mix_as_asked_and_read_each_source_fully(three):
+    weights = {"a": 2.0, "b": 1.0, "c": 1.0}
+    loader = MixtureLoader({name: Source(three[name], weights[name]) for name in three}, 4, seed=3)
+    batches = [loader.batch(step) for step in range(9)]
+    assert all(sorted(owners(batch)) == [0, 0, 1, 2] for batch in batches)
+    labels = np.concatenate([batch["labels"] for batch in batches])
+    mask = np.concatenate([batch["loss_mask"] for batch in batches])
+    of = np.concatenate([owners(batch) for batch in batches])
+    for number, (name, epochs) in enumerate({"a": 2, "b": 1, "c": 1}.items()):
+        found = labels[of == number][mask[of == number]]
+        rows = three[name].rows(range(9))
+        assert sorted(found) == sorted(rows["labels"][rows["loss_mask"]].tolist() * epochs)
+    assert loader.num_batches_per_epoch == 9
+    assert loader.tokens_seen(9) == {"a": 90, "b": 45, "c": 45}
+    orders = {name: [tuple(row) for row in labels[of == number] % 100][:9] for number, name in enumerate("abc")}
+    assert orders["b"] != orders["c"]  # of one length, but not in one order
+
+
+def test_any_step_is_reached_at_once(three):
+    def loader():
+        return MixtureLoader({name: Source(dataset, 1) for name, dataset in three.items()}, 4, seed=3)
+
+    forward = [loader().batch(step)["labels"] for step in range(12)]
+    one = loader()
+    backward = [one.batch(step)["labels"] for step in reversed(range(12))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(forward, backward, strict=True))
+    parts = [one.batch(5, slice(start, start + 2))["labels"] for start in (0, 2)]
+    assert np.array_equal(np.concatenate(parts), forward[5])
+    assert one.batch(5, slice(2, 2)) == {}
+
+
+def test_the_order_in_which_sources_are_named_does_not_matter(three):
+    sources = {name: Source(dataset, 1 + number) for number, (name, dataset) in enumerate(three.items())}
+    one = MixtureLoader(sources, 4, seed=3)
+    two = MixtureLoader(dict(reversed(sources.items())), 4, seed=3)
+    assert all(np.array_equal(one.batch(step)["labels"], two.batch(step)["labels"]) for step in range(5))
+
+
+def test_state_holds_each_sources_place(three):
+    loader = MixtureLoader({name: Source(three[name], 1) for name in ("a", "b")}, 4, seed=3)
+    assert loader.state(5) == {
+        "seed": 3,
+        "sources": {name: {"epoch": 1, "index": 1, "manifest_sha256": three[name].fingerprint} for name in ("a", "b")},
+    }
+
+
+def test_a_part_of_a_source_is_the_same_for_every_seed(three):
+    def parts(seed):
+        sources = {"a": Source(three["a"], 1, max_tokens=12), "b": Source(three["b"], 1)}
+        loader = MixtureLoader(sources, 4, seed)
+        rows = np.concatenate([loader.batch(step)["input_ids"] for step in range(9)])
+        return [tuple(row) for row in rows if row.max() < 100]
+
+    assert len(parts(1)) == 18
+    assert set(parts(1)) == set(parts(2))
+    assert len(set(parts(1))) == 3  # ceil(12 / 5) rows
+    assert parts(1) != parts(2)
+    with pytest.raises(UserError, match=r"sources\.a\.max_tokens=43, but .* holds 42"):
+        MixtureLoader({"a": Source(three["a"], 1, max_tokens=43)}, 4, 1)
+
+
+def test_a_run_that_repeats_too_much_is_refused_with_what_would_fit(three):
+    sources = {"a": Source(three["a"], 3, max_epochs=2), "b": Source(three["b"], 1)}
+    loader = MixtureLoader(sources, 4, seed=3)
+    loader.check_budget(6)  # 18 rows of 9
+    with pytest.raises(UserError) as error:
+        loader.check_budget(7)
+    assert "a: 105 tokens of the run, 45 in it: 2.33 epochs, max_epochs=2" in str(error.value)
+    assert "b: 35 tokens of the run, 45 in it: 0.78 epochs, no max_epochs" in str(error.value)
+    assert "lower the weight of a, raise its max_epochs, or end the run after 6 steps" in str(error.value)
+
+
+def test_more_than_twenty_equal_corpora(three):
+    loader = MixtureLoader({f"s{n:02}": Source(three["abc"[n % 3]], 1) for n in range(24)}, 8, seed=0)
+    assert loader.num_batches_per_epoch == 27
+    assert loader.tokens_seen(27) == dict.fromkeys(loader.sources, 45)
+    assert sum(loader.tokens_seen(10).values()) == 10 * 8 * 5
+
+
+def test_sources_of_two_tokenizers_are_refused(tmp_path, three):
+    build(tmp_path / "other", tokenizer_sha256="cd", vocab_size=300)
+    other = TokenDataset(tmp_path / "other", "train", 5)
+    with pytest.raises(UserError, match=r"a \(.*/a\) was written with .* ab, but o \(.*/other\) with cd"):
+        MixtureLoader({"a": Source(three["a"], 1), "o": Source(other, 1)}, 4, 0)
