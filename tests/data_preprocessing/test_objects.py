@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import pytest
 from pydantic import ValidationError
@@ -219,6 +220,18 @@ def test_an_array_needs_memory_for_one_frame_only(monkeypatch):
     for _ in range(100):
         next(frames)
     assert stream.given < 64 * 2**10 + 120 * 1000
+
+
+def test_a_value_that_is_too_long_takes_no_memory():
+    content = b'[{"text": "' + b"x\\n" * 10_000_000 + b'", "n": [' + b"1, " * 10_000 + b'1]}, {"text": "b"}]'
+    tracemalloc.start()  # the content itself was there before
+    try:
+        long, after = read(content, kind="json", max_document_bytes=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (long.reason, long.num_bytes, after.text) == ("too long", 30_030_022, "b")
+    assert peak < 8_000_000
 
 
 def test_all_readers_of_objects_read_alike():

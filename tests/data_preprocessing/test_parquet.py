@@ -53,6 +53,8 @@ def test_rows_that_are_no_text():
         ("f: document 6", "c\0"),
     ]
     assert [item.num_bytes for item in items if isinstance(item, Rejected)] == [0, 1, 0, 100]
+    (long,) = read(parquet({"text": ["b" * 100]}), kind="parquet", max_document_bytes=50)
+    assert (long.reason, long.num_bytes) == ("too long", 100)
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff"], pa.binary()).buffers())
     assert summary(read(parquet({"text": broken}), kind="parquet"))[1] == ("f: document 2", "[not UTF-8]")
     assert summary(read(parquet({"text": [1]}), kind="parquet")) == [("f: document 1", "[not a string]")]
@@ -92,6 +94,7 @@ def test_damage():
     items = read(flipped, kind="parquet")
     assert [str(item.place) for item in items if isinstance(item, Rejected)] == ["f: document 1001"]
     assert texts([item for item in items if not isinstance(item, Rejected)]) == ROWS[:1000] + ROWS[2000:]
+    assert str(items[1001].place) == "f: document 2001"
     assert summary(read(parquet({"text": pa.array([], pa.string())}), kind="parquet")) == [("f", "[empty]")]
 
 
