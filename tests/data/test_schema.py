@@ -145,7 +145,7 @@ def test_manifest_errors(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json: not valid JSON"):
         read_manifest(tmp_path)
-    path.write_text(json.dumps({"schema_version": 2}))
+    path.write_text(json.dumps({"schema_version": 3}))
     with pytest.raises(UserError, match="schema version 3"):
         read_manifest(tmp_path)
     content = manifest().model_dump(mode="json")
