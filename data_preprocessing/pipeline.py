@@ -160,6 +160,7 @@ class _Job:
                 chunk = order[len(taken)]
                 taken.append(self._limiter.take(Spill(self._path(chunk.name)), chunk.source))
                 self._stop_reading = self._limiter.reached
+        self._advance(None)
         return taken
 
     def encode_task(self, task: Task) -> None:
@@ -262,15 +263,13 @@ class _Job:
             raise UserError(stopping(outcome.counts.failure))
 
     def _advance(self, counts: Counts | None) -> None:
-        if counts is None:
-            return
         before = self.progress
         self.progress = Progress(
             bytes_done=sum(reader.bytes_done for reader in self.inputs.values()),
             bytes_total=self.total_bytes,
-            documents=before.documents + counts.documents,
-            tokens=before.tokens + counts.tokens,
-            rejected=before.rejected + counts.rejected,
+            documents=before.documents + (counts.documents if counts else 0),
+            tokens=before.tokens + (counts.tokens if counts else 0),
+            rejected=before.rejected + (counts.rejected if counts else 0),
         )
         if self.on_progress:
             self.on_progress(self.progress)

@@ -100,7 +100,7 @@ def cut_from(
         whole, rest = _split(rest + chunk, separator)
         if whole is not None and skipped:
             head, found, whole = whole.partition(separator or b"")
-            yield too_long(Place(name, unit, number), skipped + len(head), max_bytes)
+            yield too_large(Place(name, unit, number), skipped + len(head), max_bytes)
             number, skipped = number + 1, 0
             whole = whole if found else None
         if whole is not None:
@@ -115,7 +115,7 @@ def cut_from(
     if source.damage:
         yield from damaged(source, place, skipped + len(rest))
     elif skipped + len(rest) > max_bytes:
-        yield too_long(place, skipped + len(rest), max_bytes)
+        yield too_large(place, skipped + len(rest), max_bytes)
     elif rest:
         yield Frame(place, rest)
     elif number == 1:
@@ -150,13 +150,13 @@ def _fitting(whole: bytes, first: Place, separator: bytes | None, max_bytes: int
             continue
         if run:
             yield Frame(first._replace(number=number - len(run)), separator.join(run))
-        yield too_long(first._replace(number=number), len(record), max_bytes)
+        yield too_large(first._replace(number=number), len(record), max_bytes)
         run = []
     if run:
         yield Frame(first._replace(number=number + 1 - len(run)), separator.join(run))
 
 
-def too_long(place: Place, num_bytes: int, max_bytes: int) -> Rejected:
+def too_large(place: Place, num_bytes: int, max_bytes: int) -> Rejected:
     """What to report of a record that is not read."""
     detail = f"{num_bytes:,} bytes, reader.max_document_bytes={max_bytes:,}"
     return Rejected(place, "too large", detail, num_bytes)

@@ -7,7 +7,7 @@ from data_preprocessing import streams
 from data_preprocessing.json_values import Tail, values
 from data_preprocessing.objects import ObjectReader
 from data_preprocessing.readers import EMPTY, Document, Frame, Place, Rejected
-from data_preprocessing.streams import Steady, cut_from, damaged, first_bytes, too_long
+from data_preprocessing.streams import Steady, cut_from, damaged, first_bytes, too_large
 
 BETWEEN = b"\x1e"
 """Stands between the values of a frame: a control character, which JSON has nowhere."""
@@ -60,7 +60,7 @@ class JsonReader(ObjectReader):
             else:
                 yield from frame()
                 if value.raw is None:
-                    yield too_long(place, value.num_bytes, self.max_document_bytes)
+                    yield too_large(place, value.num_bytes, self.max_document_bytes)
                 else:
                     yield Rejected(place, "not JSON", "it holds the control character 0x1e", value.num_bytes)
             number += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 from data_preprocessing import streams
 from data_preprocessing.objects import ObjectReader
 from data_preprocessing.readers import EMPTY, Document, Frame, Place, Rejected
-from data_preprocessing.streams import too_long
+from data_preprocessing.streams import too_large
 from modelzoo.base_config import Problem, UserError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ParquetReader(ObjectReader):
             place = Place(name, unit, number)
             num_bytes = sum(len(cell) for cell in cells if isinstance(cell, bytes))
             if num_bytes > self.max_document_bytes:
-                yield too_long(place, num_bytes, self.max_document_bytes)
+                yield too_large(place, num_bytes, self.max_document_bytes)
                 continue
             try:
                 row = {

@@ -49,12 +49,12 @@ def test_rows_that_are_no_text():
         ("f: document 2", "[not a string]"),
         ("f: document 3", "[not UTF-8]"),
         ("f: document 4", "[empty]"),
-        ("f: document 5", "[too long]"),
+        ("f: document 5", "[too large]"),
         ("f: document 6", "c\0"),
     ]
     assert [item.num_bytes for item in items if isinstance(item, Rejected)] == [0, 1, 0, 100]
     (long,) = read(parquet({"text": ["b" * 100]}), kind="parquet", max_document_bytes=50)
-    assert (long.reason, long.num_bytes) == ("too long", 100)
+    assert (long.reason, long.num_bytes) == ("too large", 100)
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff"], pa.binary()).buffers())
     assert summary(read(parquet({"text": broken}), kind="parquet"))[1] == ("f: document 2", "[not UTF-8]")
     assert summary(read(parquet({"text": [1]}), kind="parquet")) == [("f: document 1", "[not a string]")]

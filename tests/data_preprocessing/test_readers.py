@@ -68,7 +68,7 @@ def test_a_record_that_is_too_long_costs_itself_alone(monkeypatch, frame_bytes, 
 @FRAMES
 def test_the_last_record_may_be_too_long_by_a_byte(monkeypatch, frame_bytes):
     monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", frame_bytes)
-    for length, reason in ((10, ""), (11, "too long"), (14, "too long")):
+    for length, reason in ((10, ""), (11, "too large"), (14, "too large")):
         items = read(b"a<end>" + b"x" * length, kind="text", separator="<end>", max_document_bytes=10)
         assert [getattr(item, "reason", "") for item in items] == ["", reason]
 
