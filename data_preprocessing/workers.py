@@ -32,11 +32,10 @@ def encode_in_processes(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers:
     Raises:
         UserError: a worker died; names what it worked on.
     """
+    encoder.tokenizer.prepare()
     # A fork has the tokenizer already, and shares its memory; elsewhere, or beside threads, it is unsafe
     forks = sys.platform == "linux" and threading.active_count() == 1
-    context = multiprocessing.get_context("fork" if forks else "spawn")
-    encoder.tokenizer.prepare()
-    pool = [_Worker(context, encoder) for _ in range(workers)]
+    pool = [_Worker(encoder, forks) for _ in range(workers)]
     ahead = _ReadAhead(chunks)
     try:
         yield from _share_out(pool, ahead)
@@ -85,9 +84,14 @@ def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outco
 class _Worker:
     """One process, and the chunk that it has."""
 
-    def __init__(self, context: Any, encoder: ChunkEncoder) -> None:
+    def __init__(self, encoder: ChunkEncoder, forks: bool) -> None:
+        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, encoder, os.getpid()), daemon=True)
+        # To a spawned process the encoder is sent by our own pipe: multiprocessing's would wait for ever for one
+        # that has died, as it does where a script lacks `if __name__ == "__main__"`
+        self._encoder = None if forks else encoder
+        arguments = (theirs, encoder if forks else None, os.getpid())
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.chunk: Chunk | None = None
@@ -95,6 +99,9 @@ class _Worker:
     def send(self, chunk: Chunk) -> None:
         self.chunk = chunk
         try:
+            if self._encoder is not None:
+                self.connection.send(self._encoder)
+                self._encoder = None
             self.connection.send(chunk)
         except (BrokenPipeError, ConnectionResetError):
             raise self._died() from None
@@ -122,7 +129,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
+def _serve(connection: Connection, encoder: ChunkEncoder | None, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":  # elsewhere, an orphan ends when it next looks
@@ -136,6 +143,9 @@ def _serve(connection: Connection, encoder: ChunkEncoder, parent: int) -> None:
             chunk = connection.recv()
         except EOFError:
             return
+        if encoder is None:
+            encoder = chunk
+            continue
         try:
             outcome: Outcome | OSError = encoder(chunk)
         except OSError as error:

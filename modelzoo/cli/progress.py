@@ -23,15 +23,22 @@ def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[...,
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # without a thread of its own: who has threads cannot fork workers
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(label, total=total, rate="")
+        shown_at = 0.0
 
         def advance(amount: int, total: int | None = None, more: str = "") -> None:
-            nonlocal done, beside
+            nonlocal done, beside, shown_at
             done, beside = done + amount, more
             rate = done / max(1e-9, time.monotonic() - started)
             shown = f"{rate / 1e6:.1f} MB/s" if unit == "bytes" else f"{rate:,.0f} {unit}/s"
             bar.update(task, completed=done, rate=", ".join(filter(None, (shown, more))), total=total)
+            if time.monotonic() - shown_at > 0.1:
+                bar.refresh()
+                shown_at = time.monotonic()
 
         yield advance
     if done:

@@ -7,6 +7,7 @@ import pkgutil
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelzoo.data.schema import read_manifest
 from modelzoo.tokenizer import Tokenizer
 from tests.samples import TRICKY, small_tokenizer
 
+ROOT = Path(__file__).parents[2]
 LINES = 240
 EVERYTHING = {
     "validation_fraction": 0.2,
@@ -415,3 +417,18 @@ def test_fraction_is_of_documents_and_stable(base):
     half, more, whole = (documents_of(base / name, "train") for name in ("half", "more", "all"))
     assert set(half) < set(more) < set(whole)
     assert [text for text in whole if text in set(half)] == half
+
+
+def test_workers_that_cannot_start_are_told_of(base):
+    """A script without `if __name__ == "__main__"` runs itself again in each spawned worker."""
+    script = base / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
+        "from data_preprocessing import pipeline, workers\n"
+        "from tests.data_preprocessing.test_exactness import config\n"
+        "workers.sys.platform, pipeline.SMALL_BYTES = 'darwin', 0\n"
+        f"pipeline.run(config(workers=2), Path({str(base)!r}))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "a worker died (exit code 1)" in done.stderr
