@@ -102,6 +102,10 @@ class InputReader:
                 yield item
         self.sha256[name] = counted.finish()
 
+    def is_local(self, name: str) -> bool:
+        """The file lies on this machine's disks."""
+        return (self.base_dir / name).exists()
+
     def hash(self, name: str) -> str:
         """The sha256 of a file, read now where it was not read to its end before."""
         if name not in self.sha256:

@@ -97,9 +97,11 @@ class Merger:
             parts = [part for part in (self._read(row, with_tokens) for row in rows) if len(part[0].lengths)]
             if not parts:
                 continue
-            keys = np.concatenate([key for _, key in parts])
-            pieces = Pieces.joined([piece for piece, _ in parts])
-            yield pieces if self.shuffle_seed is None else pieces.take(np.argsort(keys, kind="stable"))
+            if self.shuffle_seed is None:
+                yield parts[0][0]
+            else:
+                order = np.argsort(np.concatenate([keys for _, keys in parts]), kind="stable")
+                yield Pieces.merged([pieces for pieces, _ in parts], order)
 
     def _ranges(self, split: str) -> Iterator[list[_Rows]]:
         """Rows that are read together, in the order of the ranges."""
@@ -143,15 +145,17 @@ class Merger:
         chunk, start, stop = row
         spill = self.selection.taken[chunk].spill
         order, offsets = spill.read("order", start, stop), spill.read("offsets", start, stop + 1)
-        tokens = spill.read("tokens", offsets[0], offsets[-1]) if with_tokens else None
-        loss_mask = spill.read("loss_mask", offsets[0], offsets[-1]) if with_tokens and self.has_loss_mask else None
+        first, last = int(offsets[0]), int(offsets[-1])
+        # not mapped: a map keeps its file open, and there may be more chunks than a process may open files
+        tokens = spill.read("tokens", first, last) if with_tokens else None
+        loss_mask = spill.read("loss_mask", first, last) if with_tokens and self.has_loss_mask else None
         keys = self._keys(row, order) if self.shuffle_seed is not None else order[:0]
         pieces = Pieces(np.diff(offsets), spill.read("num_bytes", start, stop), tokens, loss_mask)
         bits = self._kept[chunk]
         if bits is None:
             return pieces, keys
         kept = np.flatnonzero(np.unpackbits(bits, count=spill.counts.pieces)[start:stop])
-        return pieces.take(kept), keys[kept] if len(keys) else keys
+        return Pieces.merged([pieces], kept), keys[kept] if len(keys) else keys
 
 
 class _Blocks:

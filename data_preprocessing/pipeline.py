@@ -43,6 +43,10 @@ NOT_CONTENT = {"name", "description", "tokenizer", "output", "workers", "executo
 """Names, places and means decide nothing about the content; the tokenizer stands beside them by its hash."""
 
 
+UNREAD = "not read to its end"
+"""Stands for the hash of a remote file under a limit."""
+
+
 class Summary(NamedTuple):
     """What a run left behind."""
 
@@ -324,7 +328,20 @@ class _Job:
             reader = self.inputs[lot.source]
             for name in lot.files:
                 if lot.number in lots_taken or not self._limiter.any_set:
-                    yield InputFile(path=name, size=reader.sizes[name], sha256=reader.hash(name))
+                    yield InputFile(path=name, size=reader.sizes[name], sha256=self._hash(reader, name))
+
+    def _hash(self, reader: InputReader, name: str) -> str:
+        """The sha256 of an input. A limit is not to fetch all of what lies elsewhere."""
+        return UNREAD if self._limiter.any_set and not reader.is_local(name) else reader.hash(name)
+
+    def inputs_now(self, recorded: dict[str, str]) -> dict[str, str]:
+        """The sha256 of each input, to be held against those recorded."""
+        return {
+            name: self._hash(reader, name)
+            for reader in self.inputs.values()
+            for name in reader.names
+            if name in recorded or not self._limiter.any_set
+        }
 
     def _nothing_for(self, split: str, written: int, reasons: dict[str, int]) -> str:
         if written:
@@ -370,12 +387,7 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
     here: dict[str, Any] = {"settings": job.settings, "tokenizer": job.tokenizer_info.sha256}
     if _flat(there) == _flat(here):  # only then are the files worth reading
         there["inputs"] = {file.path: file.sha256 for file in manifest.inputs}
-        here["inputs"] = {
-            name: reader.hash(name)
-            for reader in job.inputs.values()
-            for name in reader.names
-            if name in there["inputs"] or not job._limiter.any_set
-        }
+        here["inputs"] = job.inputs_now(there["inputs"])
     refuse_differences(
         f"{output}: holds a dataset of other settings, inputs or tokenizer",
         there,

@@ -19,6 +19,8 @@ The file is safetensors. R records, D documents, P pieces, N tokens:
 """
 
 import json
+import math
+import mmap
 import os
 import struct
 import zlib
@@ -94,15 +96,25 @@ class Spill:
 
     def mapped(self, name: str) -> np.ndarray:
         """The column, mapped: what is looked at is read. It holds the file open as long as it lives."""
-        column = self._columns[name]
-        dtype, shape, begin = DTYPES[column["dtype"]], tuple(column["shape"]), column["data_offsets"][0]
+        dtype, shape, begin = self._layout(name)
         if 0 in shape:  # nothing cannot be mapped
             return np.empty(shape, dtype)
-        return np.memmap(self.path, dtype, "r", self._start + begin, shape)
+        with self.path.open("rb") as file:  # np.memmap takes ten times as long to make
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(content, dtype, math.prod(shape), begin).reshape(shape)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """A copy of the column, or of its rows [start, stop)."""
-        return np.array(self.mapped(name)[start:stop])
+        dtype, (rows, *rest), begin = self._layout(name)
+        start, stop, _ = slice(start, stop).indices(rows)
+        width = math.prod(rest)
+        offset, count = begin + start * width * dtype.itemsize, max(0, stop - start) * width
+        return np.fromfile(self.path, dtype, count, offset=offset).reshape(-1, *rest)
+
+    def _layout(self, name: str) -> tuple[np.dtype, tuple[int, ...], int]:
+        """Type and shape of a column, and where it begins in the file."""
+        column = self._columns[name]
+        return np.dtype(DTYPES[column["dtype"]]), tuple(column["shape"]), self._start + column["data_offsets"][0]
 
     def rejections(self) -> list[dict[str, Any]]:
         """The rejected records, in reading order."""

@@ -152,18 +152,26 @@ class Pieces(NamedTuple):
     """(sum of lengths,) uint8, in a mode with one."""
 
     @classmethod
-    def joined(cls, parts: Sequence["Pieces"]) -> "Pieces":
-        """All parts one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = zip(*parts, strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
+    def merged(cls, parts: Sequence["Pieces"], order: np.ndarray) -> "Pieces":
+        """Pieces of all parts, counted from the first part's first, in this order. Their tokens are copied once."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        part_of = np.repeat(np.arange(len(parts)), [len(part.lengths) for part in parts])
+        starts = np.concatenate([np.cumsum(part.lengths) - part.lengths for part in parts])
+        where = list(zip(part_of[order].tolist(), starts[order].tolist(), lengths[order].tolist(), strict=True))
 
-    def take(self, order: np.ndarray) -> "Pieces":
-        """These of them, in this order."""
-        starts = np.cumsum(self.lengths) - self.lengths
-        flat = [values if values is None else gather(values, starts[order], self.lengths[order]) for values in self[2:]]
-        return Pieces(self.lengths[order], self.num_bytes[order], *flat)
+        def gathered(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+            first = columns[0]
+            if first is None:
+                return None
+            slices = [columns[part][start : start + length] for part, start, length in where]
+            return np.concatenate([first[:0], *slices])
+
+        return cls(
+            lengths[order],
+            np.concatenate([part.num_bytes for part in parts])[order],
+            gathered([part.tokens for part in parts]),
+            gathered([part.loss_mask for part in parts]),
+        )
 
     def split(self, count: int) -> tuple["Pieces", "Pieces | None"]:
         """The first `count` of them, and the others; None for no others."""
