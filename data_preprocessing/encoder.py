@@ -3,7 +3,7 @@
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,15 +46,14 @@ def draw_threshold(fraction: float) -> int:
     return round(fraction * 2**64)
 
 
-def content_hash(parts: Sequence[bytes]) -> bytes:
-    """128 bits of a document's text, given in UTF-8. The first half draws the split, the second the fraction."""
-    # 0xff stands in no UTF-8 text: ("a", "bc") and ("ab", "c") differ
-    return hashlib.blake2b(parts[0] if len(parts) == 1 else b"\xff".join(parts), digest_size=16).digest()
+def content_hash(raw: bytes) -> bytes:
+    """128 bits of a document's text in UTF-8. The first half draws the split, the second the fraction."""
+    return hashlib.blake2b(raw, digest_size=16).digest()
 
 
 def split_of(text: str, validation_fraction: float) -> str:
     """The split that a document of this text, in one part, belongs to."""
-    drawn = int.from_bytes(content_hash([text.encode()])[:8], "little")
+    drawn = int.from_bytes(content_hash(text.encode())[:8], "little")
     return "validation" if drawn < draw_threshold(validation_fraction) else "train"
 
 
@@ -143,22 +142,29 @@ class _ChunkTables:
 
     def _batches(self) -> Iterator[list[tuple[int, Document, bytes]]]:
         """Usable documents, about BATCH_BYTES at a time, with the index of their record and their hash."""
+        # Each document passes here: a corpus of tiny ones has millions of them
         batch: list[tuple[int, Document, bytes]] = []
         size = 0
-        source = self.config.named_sources[self.chunk.source]
-        threshold = draw_threshold(self.config.fraction * source.fraction)
+        fraction = self.config.fraction * self.config.named_sources[self.chunk.source].fraction
+        threshold = draw_threshold(fraction)
+        normalizes, keeps_places = self.config.normalization is not None, self.config.deduplication is not None
+        status, bytes_in = self.status, self.bytes_in
         for item in self._items():
-            checked = self._checked(item)
+            if keeps_places:
+                self._keep(item.place)
+            checked = self._checked(item, normalizes) if isinstance(item, Document) else item
             if isinstance(checked, Rejected):
-                self.rejected.append((len(self.status), checked))
-                self._record(REJECTED, checked.num_bytes, checked.place)
+                self.rejected.append((len(status), checked))
+                status.append(REJECTED)
+                bytes_in.append(checked.num_bytes)
                 continue
             document, num_bytes, digest = checked
-            if int.from_bytes(digest[8:], "little") >= threshold:
-                self._record(LEFT_OUT, num_bytes, document.place)
+            bytes_in.append(num_bytes)
+            if fraction < 1 and int.from_bytes(digest[8:], "little") >= threshold:
+                status.append(LEFT_OUT)
                 continue
-            batch.append((len(self.status), document, digest))
-            self._record(USED, num_bytes, document.place)
+            batch.append((len(status), document, digest))
+            status.append(USED)
             size += num_bytes
             if size >= BATCH_BYTES:
                 yield batch
@@ -174,29 +180,30 @@ class _ChunkTables:
             else:
                 yield from reader.documents(item)
 
-    def _record(self, status: int, num_bytes: int, place: Place) -> None:
-        self.status.append(status)
-        self.bytes_in.append(num_bytes)
-        if self.config.deduplication is not None:
-            self.files.setdefault(place.file, place.unit)
-            self.file_of.append(len(self.files) - 1)
-            self.numbers.append(place.number)
+    def _keep(self, place: Place) -> None:
+        self.files.setdefault(place.file, place.unit)
+        self.file_of.append(len(self.files) - 1)
+        self.numbers.append(place.number)
 
-    def _checked(self, item: Document | Rejected) -> Rejected | tuple[Document, int, bytes]:
-        if isinstance(item, Rejected):
-            return item
-        if self.config.normalization is not None:
-            item = item._replace(parts=tuple(map(self.encoder.normalize, item.parts)))
+    def _checked(self, document: Document, normalizes: bool) -> Rejected | tuple[Document, int, bytes]:
+        if normalizes:
+            document = document._replace(parts=tuple(map(self.encoder.normalize, document.parts)))
+        parts = document.parts
         try:
-            raw = [part.encode() for part in item.parts]
+            if len(parts) == 1:
+                raw = parts[0].encode()
+                num_bytes = len(raw)
+            else:  # 0xff stands in no UTF-8 text: ("a", "bc") and ("ab", "c") differ
+                raw = b"\xff".join([part.encode() for part in parts])
+                num_bytes = len(raw) - len(parts) + 1
         except UnicodeEncodeError as error:  # JSON can spell half of a pair
             code = f"\\u{ord(error.object[error.start]):04x}"
             detail = f"{code} at character {error.start} stands alone, which no UTF-8 text can hold"
-            num_bytes = sum(len(part.encode(errors="surrogatepass")) for part in item.parts)
-            return Rejected(item.place, "unpaired surrogate", detail, num_bytes)
-        if not any(raw):
-            return Rejected(item.place, EMPTY, "nothing is left after normalization", 0)
-        return item, sum(map(len, raw)), content_hash(raw)
+            num_bytes = sum(len(part.encode(errors="surrogatepass")) for part in parts)
+            return Rejected(document.place, "unpaired surrogate", detail, num_bytes)
+        if not num_bytes:
+            return Rejected(document.place, EMPTY, "nothing is left after normalization", 0)
+        return document, num_bytes, content_hash(raw)
 
     # documents
 

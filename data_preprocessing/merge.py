@@ -16,7 +16,7 @@ from modelzoo.data.schema import Pieces, ShardHeader, ShardInfo, SplitInfo, file
 
 RANGE_TOKENS = 24 * 2**20
 """Tokens held at a time, about."""
-RANGE_PIECES = 2**20
+RANGE_PIECES = 2**18
 """Pieces held at a time, about."""
 
 
