@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_preprocessing import ledger
-from data_preprocessing.chunks import Chunk, Lot, chunk_bytes, chunks, lots
+from data_preprocessing.chunks import Chunk, chunk_bytes, chunks, lots
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import ChunkEncoder, Outcome
 from data_preprocessing.inputs import InputReader, Progress, stopping
@@ -19,6 +19,7 @@ from data_preprocessing.merge import Merger
 from data_preprocessing.ray_workers import encode_in_ray
 from data_preprocessing.selection import Limiter, Selection, Taken
 from data_preprocessing.spill import Counts, Spill, find_spill
+from data_preprocessing.tasks import Task, read_accounts, refuse_differences
 from data_preprocessing.workers import available_cpus, encode_here, encode_in_processes
 from modelzoo.base_config import UserError
 from modelzoo.data.schema import (
@@ -57,22 +58,6 @@ class Summary(NamedTuple):
     """The same dataset was there before; nothing was written."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
-
-
-class Task(NamedTuple):
-    """One of several runs that share the work, each perhaps on a machine of its own."""
-
-    number: int
-    num_tasks: int
-
-    def __str__(self) -> str:
-        return f"{self.number}-of-{self.num_tasks}"
-
-    def has(self, lot: Lot, num_lots: int, chunk: int | None = None) -> bool:
-        """Whether the chunk of this lot, or any chunk of it, is this task's. Reading is shared where lots are many."""
-        if num_lots >= 4 * self.num_tasks:
-            return lot.number % self.num_tasks == self.number
-        return chunk is None or chunk % self.num_tasks == self.number
 
 
 def run(
@@ -190,7 +175,7 @@ class _Job:
 
     def encoded_by_tasks(self) -> list[Taken]:
         """What `encode` gives, from the accounts that tasks left."""
-        accounts = self._accounts()
+        accounts = read_accounts(self.tasks, {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256})
         digests = {name: digest for account in accounts for name, digest in account["chunks"].items()}
         taken: list[Taken] = []
         for source, reader in self.inputs.items():
@@ -203,23 +188,6 @@ class _Job:
                     raise UserError(f"{self._path(chunk.name)}: missing or damaged; run its task again")
                 taken.append(self._limiter.take(Spill(self._path(chunk.name)), lot.source))
         return taken
-
-    def _accounts(self) -> list[dict[str, Any]]:
-        found = {path.stem: json.loads(path.read_bytes()) for path in self.tasks.glob("*-of-*.json")}
-        counts = {int(name.split("-of-")[1]) for name in found}
-        if len(counts) != 1:
-            what = f"of different numbers of tasks ({', '.join(sorted(found))})" if found else "no task has ended yet"
-            raise UserError(f"{self.tasks}: {what}; run --task 0/N to --task N-1/N with one N, then merge")
-        count = counts.pop()
-        if missing := [index for index in range(count) if f"{index}-of-{count}" not in found]:
-            raise UserError(
-                f"{self.tasks}: {len(missing)} of {count} tasks have not ended: "
-                + ", ".join(f"--task {index}/{count}" for index in missing)
-            )
-        for name, account in found.items():
-            here = {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256}
-            refuse_differences(f"{self.tasks / name}.json", {key: account[key] for key in here}, here, "run it again")
-        return list(found.values())
 
     def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
         """Encode chunks by what the config asks for, and report progress."""
@@ -385,7 +353,7 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
     manifest = read_manifest(output)
     there: dict[str, Any] = {"settings": manifest.settings, "tokenizer": manifest.tokenizer.sha256}
     here: dict[str, Any] = {"settings": job.settings, "tokenizer": job.tokenizer_info.sha256}
-    if _flat(there) == _flat(here):  # only then are the files worth reading
+    if there == here:  # only then are the files worth reading
         there["inputs"] = {file.path: file.sha256 for file in manifest.inputs}
         here["inputs"] = job.inputs_now(there["inputs"])
     refuse_differences(
@@ -395,21 +363,3 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
         "choose another `output`, or delete it",
     )
     return manifest
-
-
-def refuse_differences(what: str, there: dict[str, Any], here: dict[str, Any], remedy: str) -> None:
-    """Raise UserError with every key whose values differ."""
-    flat_there, flat_here = _flat(there), _flat(here)
-    keys = dict.fromkeys((*flat_there, *flat_here))
-    different = [key for key in keys if flat_there.get(key) != flat_here.get(key)]
-    if different:
-        lines = [f"  {key}: {flat_there.get(key)!r} there, {flat_here.get(key)!r} here" for key in different]
-        raise UserError(f"{what}:\n" + "\n".join(lines) + f"\n{remedy}")
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        out |= _flat(item, name + ".") if isinstance(item, dict) else {name: item}
-    return out

@@ -9,7 +9,8 @@ from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 
 if TYPE_CHECKING:
-    from data_preprocessing.pipeline import Summary, Task
+    from data_preprocessing.pipeline import Summary
+    from data_preprocessing.tasks import Task
 
 
 def command(
@@ -26,7 +27,7 @@ def command(
 
 def parse_task(text: str) -> "Task":
     """`2/8` to the task of that index and count. Raises UserError for anything else."""
-    from data_preprocessing.pipeline import Task
+    from data_preprocessing.tasks import Task
 
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):

@@ -19,7 +19,8 @@ from data_preprocessing import chunks, pipeline, workers
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import split_of
 from data_preprocessing.modes.lm import LmMode
-from data_preprocessing.pipeline import Task, run
+from data_preprocessing.pipeline import run
+from data_preprocessing.tasks import Task
 from modelzoo.base_config import UserError
 from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.schema import read_manifest
