@@ -343,7 +343,7 @@ def test_keep_last_never_deletes_the_one_just_saved(dataset, tmp_path):
     assert names == {f"step_{s:08d}" for s in (6, 7, 8, 10, 12)} | {"step_00000002_mine"}
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+def test_a_damaged_shard_is_named(tmp_path, monkeypatch):
     import h5py
 
     from tests.runs import write_dataset
@@ -351,6 +351,9 @@ def test_a_damaged_shard_is_named(tmp_path):
     output = write_dataset(tmp_path / "damaged")
     with h5py.File(output / "train" / "00000.h5", "r+") as file:
         file["tokens"][:] = 60_000
+    with pytest.raises(UserError, match="its sha256 is not the one"):
+        launch(small_config(output, tmp_path))
+    monkeypatch.setattr("modelzoo.data.dataset.VERIFIED_BYTES", 0)  # as though it were too large to be hashed
     with pytest.raises(UserError, match="holds the id 60000"):
         launch(small_config(output, tmp_path)).train()
 
