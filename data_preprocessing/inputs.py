@@ -88,7 +88,7 @@ class InputReader:
     def _read(self, stream: BinaryIO, name: str) -> Iterator[Frame | Rejected]:
         counted = _Counted(stream)
         if self.reader.needs_seek:
-            self.sha256[name] = counted.finish()
+            self._finish(counted, name)
             stream.seek(0)
             yield from self.reader.frames(stream, name)
             return
@@ -100,7 +100,17 @@ class InputReader:
             for item in self.reader.frames(content, member):
                 self._position = counted.num_bytes
                 yield item
-        self.sha256[name] = counted.finish()
+        self._finish(counted, name)
+
+    def _finish(self, counted: _Counted, name: str) -> None:
+        """Read what is left, and note the hash. Raises UserError where the file is no longer what it was."""
+        sha256 = counted.finish()
+        if self.sizes[name] and counted.num_bytes != self.sizes[name]:  # 0: a server that did not say
+            raise UserError(
+                f"{name}: changed while it was read ({self.sizes[name]:,} bytes at first, then {counted.num_bytes:,}); "
+                "run again when nothing writes to it any more"
+            )
+        self.sha256[name] = sha256
 
     def is_local(self, name: str) -> bool:
         """The file lies on this machine's disks."""

@@ -129,4 +129,5 @@ def _is_directory(shown: str, path: str) -> UserError:
 
 def _nothing_at(path: Path | str) -> UserError:
     what = "matches no file" if glob.has_magic(str(path)) else "no such file"
+    what = "is not a regular file" if Path(path).exists() else what
     return UserError(f"reader.paths: {path}: {what}; expected text to read there")

@@ -80,6 +80,8 @@ def run(
         UserError: input, tokenizer or output is not as it should be; or the disk is full.
     """
     output = base_dir / config.output
+    if output.name in ("", ".."):
+        raise UserError(f"output={config.output!r}: expected the path of a directory to write, as in data/news")
     job = _Job(config, base_dir, on_progress)
     lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task}.lock"
     with exclusive(output.with_name(lock), f"writing {output}"):
@@ -145,9 +147,7 @@ class _Job:
         for outcome in self._outcomes(handed_out()):
             done[outcome.chunk] = outcome
             while len(taken) < len(order) and (ready := done.pop(order[len(taken)].name, None)):
-                self._checked(ready)
-                chunk = order[len(taken)]
-                taken.append(self._limiter.take(Spill(self._path(chunk.name)), chunk.source))
+                taken.append(self._take(ready, order[len(taken)]))
                 self._stop_reading = self._limiter.reached
         self._advance(None)
         return taken
@@ -163,10 +163,10 @@ class _Job:
                 yield chunk
 
         for outcome in self._outcomes(handed_out()):
-            self._checked(outcome)
+            if outcome.counts is None or not self._limiter.any_set:  # else the merge knows what is beyond a limit
+                self._checked(outcome)
         account = {
-            "settings": self.settings,
-            "tokenizer": self.tokenizer_info.sha256,
+            **self._identity(),
             "chunks": mine,
             "num_chunks": num_chunks,
             "inputs": {source: reader.sha256 for source, reader in self.inputs.items()},
@@ -175,19 +175,34 @@ class _Job:
 
     def encoded_by_tasks(self) -> list[Taken]:
         """What `encode` gives, from the accounts that tasks left."""
-        accounts = read_accounts(self.tasks, {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256})
+        accounts = read_accounts(self.tasks, self._identity())
         digests = {name: digest for account in accounts for name, digest in account["chunks"].items()}
-        taken: list[Taken] = []
         for source, reader in self.inputs.items():
-            for account in accounts:
-                reader.sha256 |= account["inputs"][source]
+            for name, sha256 in (item for account in accounts for item in account["inputs"][source].items()):
+                if reader.sha256.setdefault(name, sha256) != sha256:
+                    raise UserError(f"{name}: changed between one task and the next; run all tasks again")
+        taken: list[Taken] = []
         for lot in self.lots:
-            for index in range(max(account["num_chunks"].get(str(lot.number), 0) for account in accounts)):
-                chunk = Chunk(lot.number, index, lot.source, ())
-                if find_spill(self._path(chunk.name), digests[chunk.name]) is None:
-                    raise UserError(f"{self._path(chunk.name)}: missing or damaged; run its task again")
-                taken.append(self._limiter.take(Spill(self._path(chunk.name)), lot.source))
+            lengths = {account["num_chunks"].get(str(lot.number)) for account in accounts} - {None}
+            assert len(lengths) == 1, (lot, lengths)
+            for number in range(lengths.pop()):
+                chunk = Chunk(lot.number, number, lot.source, ())
+                counts = find_spill(self._path(chunk.name), digests[chunk.name])
+                if counts is None:
+                    raise UserError(f"{self._path(chunk.name)}: missing or damaged; run all tasks again")
+                taken.append(self._take(Outcome(chunk.name, counts), chunk))
         return taken
+
+    def _identity(self) -> dict[str, Any]:
+        """What all tasks and the merge must have in common."""
+        files = {source: reader.sizes for source, reader in self.inputs.items()}
+        return {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256, "files": files}
+
+    def _take(self, outcome: Outcome, chunk: Chunk) -> Taken:
+        """What is taken of the next chunk in reading order."""
+        if not self._limiter.reached_by(chunk.source):  # it may have been read ahead of a limit, and be broken
+            self._checked(outcome)
+        return self._limiter.take(Spill(self._path(chunk.name)), chunk.source)
 
     def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
         """Encode chunks by what the config asks for, and report progress."""
@@ -321,7 +336,8 @@ class _Job:
             )
         names = [name for reader in self.inputs.values() for name in reader.names]
         files = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none is left by its limits"
+        none = "none is left by its limits" if self._limiter.any_set else "nothing in them"
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or none
         return f"reader.paths: no document in {files} ({why}); expected text to read there"
 
     def out_of_space(self, error: OSError) -> str | None:

@@ -22,6 +22,7 @@ import json
 import math
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -52,12 +53,17 @@ class Counts(NamedTuple):
 
 
 def write_spill(path: Path, digest: str, counts: Counts, places: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-    """Write the file by rename. `places` holds the names of files and their unit."""
+    """Write the file by rename. `places` holds the names of files and their unit. Raises OSError: no space, say."""
     arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
     metadata = {"digest": digest, "counts": json.dumps(counts), "places": json.dumps(places)}
     metadata["crc32"] = str(_checksum(arrays))
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(arrays, partial, metadata)
+    try:
+        save_file(arrays, partial, metadata)
+    except SafetensorError as error:  # it puts the system's error into the text only
+        partial.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]), str(error), str(partial)) if number else error from error
     partial.replace(path)
 
 

@@ -30,11 +30,14 @@ def read_accounts(folder: Path, here: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         UserError: some have not ended, or were of other settings.
     """
-    found = {path.stem: json.loads(path.read_bytes()) for path in folder.glob("*-of-*.json")}
+    found = {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*-of-*.json"))}
     counts = {int(name.split("-of-")[1]) for name in found}
     if len(counts) != 1:
-        what = f"of different numbers of tasks ({', '.join(sorted(found))})" if found else "no task has ended yet"
-        raise UserError(f"{folder}: {what}; run --task 0/N to --task N-1/N with one N, then merge")
+        what = f"accounts of different numbers of tasks ({', '.join(sorted(found))})"
+        remedy = "delete those of the numbers that do not count, then merge"
+        if not found:
+            what, remedy = "no task has ended yet", "run --task 0/N to --task N-1/N with one N, then merge"
+        raise UserError(f"{folder}: {what}; {remedy}")
     count = counts.pop()
     if missing := [number for number in range(count) if f"{number}-of-{count}" not in found]:
         raise UserError(

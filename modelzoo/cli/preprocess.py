@@ -1,6 +1,8 @@
 """`modelzoo preprocess`: raw text to HDF5."""
 
 import re
+import shlex
+import signal
 from typing import TYPE_CHECKING
 
 import typer
@@ -43,6 +45,8 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
     from modelzoo.config_files import load_config
 
     config = load_config(PreprocessConfig, name, overrides)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: of a job queue, or of a terminal that was closed
+        signal.signal(number, signal.default_int_handler)
     try:
         with reading("preprocessing") as on_progress:
             summary = pipeline.run(config, on_progress=on_progress, task=task, merge_tasks=merge)
@@ -52,7 +56,8 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
     for note in summary.notes:
         say(f"note: {note}")
     if summary.manifest is None:
-        say(f"{summary.output}: this task is done; when all are: modelzoo preprocess {name} --merge")
+        command = shlex.join(["modelzoo", "preprocess", name, *overrides, "--merge"])
+        say(f"{summary.output}: this task is done; when all are: {command}")
         return summary
     if summary.already_done:
         say(f"already done: {summary.output} holds this dataset")
@@ -62,8 +67,8 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
             f"{summary.output} ({split}): {info.num_documents:,} documents, {info.num_bytes:,} bytes, "
             f"{info.num_tokens:,} tokens, {info.num_bytes / info.num_tokens:.2f} bytes per token"
         )
-    for reason, number in ledger.rejected_by_reason.items():
-        say(f"left out: {number:,} documents ({reason}); they are listed in {summary.output}/rejected.jsonl")
+    for reason, number_left in ledger.rejected_by_reason.items():
+        say(f"left out: {number_left:,} documents ({reason}); they are listed in {summary.output}/rejected.jsonl")
     if ledger.documents_left_out:
         say(f"left out: {ledger.documents_left_out:,} documents (outside the fraction)")
     return summary

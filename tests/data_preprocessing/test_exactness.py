@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from data_preprocessing import chunks, pipeline, workers
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import split_of
+from data_preprocessing.inputs import InputReader
 from data_preprocessing.modes.lm import LmMode
 from data_preprocessing.pipeline import run
 from data_preprocessing.tasks import Task
@@ -433,3 +435,86 @@ def test_workers_that_cannot_start_are_told_of(base):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "a worker died (exit code 1)" in done.stderr
+
+
+def test_tasks_that_saw_other_files_do_not_merge(base):
+    def task(number):
+        run(config(workers=1), base, task=Task(number, 2))
+
+    def merge():
+        run(config(workers=1), base, merge_tasks=True)
+
+    def edit(name, change):
+        path = base / name
+        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    task(0)
+    edit("b.jsonl", lambda text: text.replace("cat", "dog"))  # as long as before
+    task(1)
+    with pytest.raises(UserError, match=r"b\.jsonl: changed between one task and the next; run all tasks again"):
+        merge()
+    task(0)
+    edit("c.jsonl", lambda text: text + '{"text": "more"}\n')
+    with pytest.raises(UserError, match=r"0-of-2\.json:\n  files\..*c\.jsonl: \d+ there, \d+ here"):
+        merge()
+    task(0)
+    task(1)
+    merge()
+    run(config(workers=1, output="plain"), base)
+    assert files_of(base / "out") == files_of(base / "plain")
+
+
+def test_another_number_of_tasks_says_what_to_delete(base):
+    run(config(workers=1), base, task=Task(0, 3))
+    for number in range(2):
+        run(config(workers=1), base, task=Task(number, 2))
+    with pytest.raises(UserError, match=r"different numbers of tasks \(0-of-2, 0-of-3, 1-of-2\); delete those"):
+        run(config(workers=1), base, merge_tasks=True)
+    (base / "out.partial/tasks/0-of-3.json").unlink()
+    assert run(config(workers=1), base, merge_tasks=True).manifest
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_what_is_broken_beyond_a_limit_stops_nothing(base, number):
+    settings = {"on_error": "stop", "max_documents": 3, "deduplication": None}
+    (base / "a.jsonl").write_text("".join(json.dumps({"text": f"good {i}"}) + "\n" for i in range(90)))
+    (base / "b.jsonl").write_text("broken\n" * 90)
+    manifest = run(config(workers=number, **settings, validation_fraction=0.0), base).manifest
+    assert manifest.ledger.documents_in == 3
+    for index in range(2):
+        other = config(workers=1, output="tasks", **settings, validation_fraction=0.0)
+        run(other, base, task=Task(index, 2))
+    run(other, base, merge_tasks=True)
+    assert files_of(base / "out") == files_of(base / "tasks")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text + '{"text": "more"}\n', lambda text: text[: text.index("\n") + 1]]
+)
+def test_a_file_that_changes_while_it_is_read_stops_the_run(base, monkeypatch, change):
+    size = InputReader.__init__
+
+    def then_change(self, *args):
+        size(self, *args)
+        path = base / "c.jsonl"
+        path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    monkeypatch.setattr(InputReader, "__init__", then_change)
+    with pytest.raises(UserError, match=r"c\.jsonl: changed while it was read \([\d,]+ bytes at first, then [\d,]+\)"):
+        run(config(workers=1), base)
+
+
+def test_a_disk_that_is_full_for_a_chunk(base, monkeypatch):
+    def full(arrays, path, metadata):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("data_preprocessing.spill.save_file", full)
+    for number in (1, 2):
+        with pytest.raises(UserError, match="no space left on the device"):
+            run(config(workers=number), base)
+
+
+@pytest.mark.parametrize("output", ["", ".", "/", ".."])
+def test_an_output_without_a_name_is_refused(output):
+    with pytest.raises(UserError, match="expected the path of a directory to write"):
+        run(config(output=output))
