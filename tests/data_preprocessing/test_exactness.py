@@ -324,7 +324,7 @@ def break_mode(monkeypatch, act):
     encode = LmMode.encode
 
     def broken(self, tokenizer, documents):
-        if any("b 7 " in document.text for document in documents):
+        if any("planted" in document.text for document in documents):
             act()
         return encode(self, tokenizer, documents)
 
@@ -335,9 +335,9 @@ def planted(base):
     """A document of its own among the others; its line."""
     path = base / "b.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")
-    lines.insert(20, json.dumps({"text": "b 7 planted"}))
+    lines.insert(20, json.dumps({"text": "planted"}))
     path.write_text("\n".join(lines), encoding="utf-8")
-    return next(n for n, line in enumerate(lines, 1) if "b 7 " in line)
+    return lines.index(json.dumps({"text": "planted"})) + 1
 
 
 @pytest.mark.parametrize("number", [1, 2])
