@@ -47,7 +47,8 @@ def draw_threshold(fraction: float) -> int:
 
 
 def content_hash(raw: bytes) -> bytes:
-    """128 bits of a document's text in UTF-8. The first half draws the split, the second the fraction."""
+    """128 bits of a document's UTF-8 bytes, its parts joined by 0xff. The first half draws the split, the second
+    the fraction."""
     return hashlib.blake2b(raw, digest_size=16).digest()
 
 

@@ -50,7 +50,7 @@ def config(mode="prompt_completion", text_key=("prompt", "completion"), mode_opt
 
 
 def split_of(pair):
-    drawn = int.from_bytes(content_hash([part.encode() for part in pair])[:8], "little")
+    drawn = int.from_bytes(content_hash(b"\xff".join(part.encode() for part in pair))[:8], "little")
     return "validation" if drawn < draw_threshold(0.3) else "train"
 
 
