@@ -282,10 +282,10 @@ class _ChunkTables:
         if self.config.deduplication is not None:
             columns["file"] = np.array(self.file_of, dtype=np.uint32)
             columns["number"] = np.array(self.numbers, dtype=np.int64)
-        rejected = [item for _, item in sorted(self.rejected)]  # the mode refuses a batch later than the reader
-        listed = [{**r.place._asdict(), "reason": r.reason, "detail": r.detail} for r in rejected]
+        rejected = sorted(self.rejected)  # the mode refuses a batch later than the reader
+        listed = [{**r.place._asdict(), "reason": r.reason, "detail": r.detail} for _, r in rejected]
         columns["rejected"] = np.frombuffer(json.dumps(listed).encode(), np.uint8)
-        stopping = next((r for r in rejected if r.reason not in HARMLESS), None)
+        first, stopping = next(((i, r) for i, r in rejected if r.reason not in HARMLESS), (0, None))
         counts = Counts(
             records=len(self.status),
             documents=len(hashes),
@@ -295,6 +295,7 @@ class _ChunkTables:
             bytes_in=sum(self.bytes_in),
             rejected=len(rejected),
             failure=f"{stopping.place}: {stopping.reason}: {stopping.detail}" if stopping else "",
+            failure_record=first,
         )
         write_spill(path, digest, counts, self.files, columns)
         return counts

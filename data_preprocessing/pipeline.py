@@ -138,6 +138,7 @@ class _Job:
         taken: list[Taken] = []
         order: list[Chunk] = []  # as they were handed out; their frames are let go
         done: dict[str, Outcome] = {}
+        number = 0
 
         def handed_out() -> Iterator[Chunk]:
             for chunk in self._read():
@@ -146,8 +147,9 @@ class _Job:
 
         for outcome in self._outcomes(handed_out()):
             done[outcome.chunk] = outcome
-            while len(taken) < len(order) and (ready := done.pop(order[len(taken)].name, None)):
-                taken.append(self._take(ready, order[len(taken)]))
+            while number < len(order) and (ready := done.pop(order[number].name, None)):
+                taken += self._take(ready, order[number])
+                number += 1
                 self._stop_reading = self._limiter.reached
         self._advance(None)
         return taken
@@ -163,8 +165,9 @@ class _Job:
                 yield chunk
 
         for outcome in self._outcomes(handed_out()):
-            if outcome.counts is None or not self._limiter.any_set:  # else the merge knows what is beyond a limit
-                self._checked(outcome)
+            counts = self._counts(outcome)
+            if not self._limiter.any_set:  # else only the merge knows what is beyond a limit
+                self._stop_at_failure(counts, counts.records)
         account = {
             **self._identity(),
             "chunks": mine,
@@ -190,7 +193,7 @@ class _Job:
                 counts = find_spill(self._path(chunk.name), digests[chunk.name])
                 if counts is None:
                     raise UserError(f"{self._path(chunk.name)}: missing or damaged; run all tasks again")
-                taken.append(self._take(Outcome(chunk.name, counts), chunk))
+                taken += self._take(Outcome(chunk.name, counts), chunk)
         return taken
 
     def _identity(self) -> dict[str, Any]:
@@ -198,11 +201,14 @@ class _Job:
         files = {source: reader.sizes for source, reader in self.inputs.items()}
         return {"settings": self.settings, "tokenizer": self.tokenizer_info.sha256, "files": files}
 
-    def _take(self, outcome: Outcome, chunk: Chunk) -> Taken:
-        """What is taken of the next chunk in reading order."""
-        if not self._limiter.reached_by(chunk.source):  # it may have been read ahead of a limit, and be broken
-            self._checked(outcome)
-        return self._limiter.take(Spill(self._path(chunk.name)), chunk.source)
+    def _take(self, outcome: Outcome, chunk: Chunk) -> list[Taken]:
+        """What is taken of the next chunk in reading order; nothing beyond a limit."""
+        if self._limiter.reached_by(chunk.source):  # it was only read ahead, and may be broken
+            return []
+        counts = self._counts(outcome)
+        taken = self._limiter.take(Spill(self._path(chunk.name)), chunk.source)
+        self._stop_at_failure(counts, taken.num_records)
+        return [taken]
 
     def _outcomes(self, todo: Iterator[Chunk]) -> Iterator[Outcome]:
         """Encode chunks by what the config asks for, and report progress."""
@@ -240,14 +246,18 @@ class _Job:
             if num_chunks is not None:
                 num_chunks[lot.number] = index + 1
 
-    def _checked(self, outcome: Outcome) -> None:
-        """Raise what stops the run."""
+    def _counts(self, outcome: Outcome) -> Counts:
+        """What a chunk holds. Raises what made it fail."""
         if outcome.crashed:
             raise RuntimeError(outcome.error)
         if outcome.counts is None:
             raise UserError(outcome.error)
-        if outcome.counts.failure and self.config.on_error == "stop":
-            raise UserError(stopping(outcome.counts.failure))
+        return outcome.counts
+
+    def _stop_at_failure(self, counts: Counts, num_records: int) -> None:
+        """Raise UserError for the first of so many records that stops the run."""
+        if self.config.on_error == "stop" and counts.failure and counts.failure_record < num_records:
+            raise UserError(stopping(counts.failure))
 
     def _advance(self, counts: Counts | None) -> None:
         before = self.progress

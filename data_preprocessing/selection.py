@@ -48,9 +48,8 @@ class Limiter:
         return any(limit.reached for limit in self._limits[source])
 
     def take(self, spill: Spill, source: str) -> Taken:
-        """The part of the next chunk that is within the limits."""
-        if self.reached_by(source):
-            return Taken(spill, source, 0, 0)
+        """The part of the next chunk that is within the limits, which are not reached yet."""
+        assert not self.reached_by(source), source
         counts = spill.counts
         limits = [limit for limit in self._limits[source] if limit.is_set]
         if not limits:

@@ -50,6 +50,8 @@ class Counts(NamedTuple):
     rejected: int
     failure: str
     """The first rejection that stops a run with on_error=stop; empty for none."""
+    failure_record: int
+    """Its number among the records."""
 
 
 def write_spill(path: Path, digest: str, counts: Counts, places: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
@@ -74,7 +76,7 @@ def find_spill(path: Path, digest: str) -> Counts | None:
         if spill.metadata["digest"] != digest:
             return None
         arrays = load_file(path)
-    except (OSError, SafetensorError, struct.error, ValueError, KeyError):
+    except (OSError, SafetensorError, struct.error, ValueError, KeyError, TypeError):  # TypeError: of another version
         return None
     # the name was there before the bytes, if the machine itself went down
     return spill.counts if str(_checksum(arrays)) == spill.metadata["crc32"] else None

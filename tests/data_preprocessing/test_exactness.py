@@ -479,6 +479,10 @@ def test_what_is_broken_beyond_a_limit_stops_nothing(base, number):
     settings = {"on_error": "stop", "max_documents": 3, "deduplication": None}
     (base / "a.jsonl").write_text("".join(json.dumps({"text": f"good {i}"}) + "\n" for i in range(90)))
     (base / "b.jsonl").write_text("broken\n" * 90)
+    with (base / "a.jsonl").open("r+") as file:  # in the chunk of the limit itself
+        lines = file.readlines()
+        file.seek(0)
+        file.writelines([*lines[:4], "broken\n", *lines[4:]])
     manifest = run(config(workers=number, **settings, validation_fraction=0.0), base).manifest
     assert manifest.ledger.documents_in == 3
     for index in range(2):
