@@ -492,6 +492,14 @@ def test_what_is_broken_beyond_a_limit_stops_nothing(base, number):
     assert files_of(base / "out") == files_of(base / "tasks")
 
 
+def test_a_mode_that_fails_beyond_a_limit_stops_nothing(base, monkeypatch):
+    (base / "a.jsonl").write_text("".join(json.dumps({"text": f"good {i}"}) + "\n" for i in range(90)))
+    planted(base)
+    break_mode(monkeypatch, lambda: 1 / 0)
+    settings = {"max_documents": 3, "deduplication": None, "validation_fraction": 0.0}
+    assert run(config(workers=3, **settings), base).manifest.ledger.documents_written == 3
+
+
 @pytest.mark.parametrize(
     "change", [lambda text: text + '{"text": "more"}\n', lambda text: text[: text.index("\n") + 1]]
 )
