@@ -4,16 +4,14 @@ Before it is used it must give the ids of `tokenizers` for `PROBES`; while it is
 gave is encoded again in every call.
 """
 
-import importlib.util
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice
-from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from modelzoo.base_config import UserError
+from modelzoo.fast_loading import is_installed, loading
 from modelzoo.tokenizer_cuts import SAFE_CUT
 
 SAMPLE = 1 / 2048
@@ -47,11 +45,6 @@ Encode = Callable[[str], list[int]]
 Decode = Callable[[Iterable[int]], str]
 
 
-def is_installed() -> bool:
-    """Whether there is a `fastokens` to import."""
-    return importlib.util.find_spec("fastokens") is not None
-
-
 class Unusable(Exception):
     """`fastokens` is absent, cannot read the tokenizer, or gives other ids; the message says which."""
 
@@ -67,25 +60,8 @@ class FastEncoder:
         """
         if not is_installed():
             raise Unusable("the package fastokens is not installed (pip install 'modelzoo[fast]')")
+        self._loading = loading(specification)
         self._native: Any = None
-        self._error = ""
-        # One thread a process: encoders run in processes of their own, and no process that may still fork
-        # gets a pool of threads. Whoever sets the variable keeps what he set.
-        os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
-        # Not a daemon: the end of the process must not cut off a thread in the midst of native code.
-        self._thread = Thread(target=self._load, args=(specification,))
-        self._thread.start()
-
-    def _load(self, specification: str) -> None:
-        try:
-            import fastokens
-
-            native = fastokens.Tokenizer.from_json_str(specification)
-            native.no_truncation()
-            native.no_padding()
-            self._native = native
-        except BaseException as error:  # a panic of Rust code is not an Exception
-            self._error = f"fastokens cannot read it ({type(error).__name__}: {error})"
 
     def prepare(self, encode: Encode, added_tokens: Sequence[str] = ()) -> None:
         """Finish loading, and compare the ids of the probes with those of `encode`. Starts no thread.
@@ -93,9 +69,9 @@ class FastEncoder:
         Raises:
             Unusable: it cannot be loaded, or differs.
         """
-        self._thread.join()
-        if self._error:
-            raise Unusable(self._error)
+        self._native, failure = self._loading.wait()
+        if failure:
+            raise Unusable(failure)
         added = (f"a{token}b {token} {token}{token}" for token in added_tokens)
         for text in (*PROBES, *added):
             try:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from modelzoo import fast_tokenizer, tokenizer_cuts
+from modelzoo import fast_loading, fast_tokenizer, tokenizer_cuts, tokenizer_files
 from modelzoo import tokenizer as tokenizer_module
 from modelzoo.base_config import UserError
+from modelzoo.cli import preprocess
 from modelzoo.tokenizer import Tokenizer
 from tests.fuzzed_text import STYLES, fuzzed_texts, tokenizer_json
 from tests.samples import TRICKY, shared_data
@@ -224,6 +225,41 @@ print(len(os.listdir("/proc/self/task")) - len(before))
         assert [ids.tolist() for ids in pool.apply_async(tried.encode_batch, (TRICKY,)).get(timeout=30)] == [
             tried.encode(text) for text in TRICKY
         ]
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_was_begun_ahead_is_used_for_the_same_text_only(tmp_path):
+    text, other = tokenizer_json("neox"), tokenizer_json("gpt2")
+    fast_loading.begin_ahead(text)
+    begun = fast_loading._ahead[text]
+    assert fast_loading.loading(other) is not begun
+    assert fast_loading.loading(text) is begun
+    assert fast_loading.loading(text) is not begun  # it is one encoder's alone
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    ("yaml", "overrides"),
+    [("tokenizer: {path}", []), ("tokenizer: '{path}'  # ours", []), ("tokenizer: nothing", ["tokenizer={path}"])],
+)
+def test_preprocess_begins_the_tokenizer_that_the_config_names(tmp_path, monkeypatch, yaml, overrides):
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json("neox"))
+    config = tmp_path / "corpus.yaml"
+    config.write_text("name: corpus\n" + yaml.format(path=tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(fast_loading, "_ahead", {})
+    preprocess._begin_tokenizer(str(config), [override.format(path=tmp_path) for override in overrides])
+    assert list(fast_loading._ahead) == [tokenizer_files.read(tmp_path / "tokenizer.json")]
+
+
+@pytest.mark.parametrize(
+    "yaml", ["", "tokenizer: missing.json", "tokenizer: {path}", "\tnot: yaml", "reader: tokenizer"]
+)
+def test_a_config_that_names_no_tokenizer_begins_nothing(tmp_path, monkeypatch, yaml):
+    (tmp_path / "corpus.yaml").write_text(yaml.format(path=tmp_path))  # a directory without one
+    monkeypatch.setattr(fast_loading, "_ahead", {})
+    preprocess._begin_tokenizer(str(tmp_path / "corpus.yaml"), [])
+    preprocess._begin_tokenizer(str(tmp_path / "absent.yaml"), [])
+    assert not fast_loading._ahead
 
 
 @pytest.mark.usefixtures("fast")

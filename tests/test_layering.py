@@ -17,7 +17,8 @@ ALLOWED = {
     "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.yaml_source"},
     "modelzoo.tokenizer": CONFIG_LAYER
     | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
-    "modelzoo.fast_tokenizer": CONFIG_LAYER | {"modelzoo.tokenizer_cuts"},
+    "modelzoo.fast_tokenizer": CONFIG_LAYER | {"modelzoo.fast_loading", "modelzoo.tokenizer_cuts"},
+    "modelzoo.fast_loading": set(),
     "modelzoo.tokenizer_cuts": set(),
     "modelzoo.tokenizer_files": CONFIG_LAYER,
     "modelzoo.model": CONFIG_LAYER | {"modelzoo.model"},

@@ -1,5 +1,7 @@
 """The command line: one file a verb, and one place where an error becomes a message and an exit code."""
 
+import atexit
+import gc
 import os
 import sys
 
@@ -44,6 +46,7 @@ app.command("demo")(demo.command)
 
 def main() -> None:
     """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else."""
+    atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     try:
         app()
     except UserError as error:

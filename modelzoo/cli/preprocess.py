@@ -3,6 +3,8 @@
 import re
 import shlex
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,6 +41,7 @@ def parse_task(text: str) -> "Task":
 
 def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool = False) -> "Summary":
     """Preprocess, and say what was written."""
+    _begin_tokenizer(name, overrides)
     from data_preprocessing import pipeline
     from data_preprocessing.config import PreprocessConfig
     from modelzoo.cli.progress import reading
@@ -72,3 +75,19 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
     if ledger.documents_left_out:
         say(f"left out: {ledger.documents_left_out:,} documents (outside the fraction)")
     return summary
+
+
+def _begin_tokenizer(name: str, overrides: list[str]) -> None:
+    """Load the tokenizer that the config most likely names while the rest of the program is imported.
+
+    A guess, for half a second of a short run; what is then used is decided by the config, composed and validated.
+    """
+    from modelzoo import tokenizer_files
+    from modelzoo.fast_loading import begin_ahead
+
+    with suppress(OSError, UserError, UnicodeDecodeError):
+        yaml = Path(name).read_text(encoding="utf-8") if name.endswith(".yaml") else ""
+        lines = [*yaml.splitlines(), *(override.replace("=", ": ", 1) for override in overrides)]
+        named = [found[1] for line in lines if (found := re.match(r"tokenizer: +['\"]?([^\s'\"#]+)", line))]
+        if named and Path(named[-1]).exists():
+            begin_ahead(tokenizer_files.read(tokenizer_files.find(named[-1])))
