@@ -44,6 +44,8 @@ def command(
         raise UserError("--document and --search both say what to show; give one of them")
     if html is not None and as_json:
         raise UserError("--html and --json are two forms of one answer; give one of them")
+    if html is not None and not html.resolve().parent.is_dir():
+        raise UserError(f"--html {html}: there is no directory {html.parent}; create it, or name another file")
     max_tokens = max_tokens or (1000 if search is None else 200)
     contents = inspect.open_contents(path, tokenizer)
     chosen = contents.split(split)

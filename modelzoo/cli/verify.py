@@ -34,6 +34,11 @@ def dataset_report(path: Path) -> dict[str, Any]:
     from data_preprocessing.verify import verify
     from modelzoo.cli.progress import counting
 
+    if any(path.glob("*.h5")) and not (path / "manifest.json").exists():
+        raise UserError(
+            f"{path}: HDF5 files without a manifest.json, such as Cerebras ModelZoo's, keep no hashes to check; "
+            f"look into them with: modelzoo inspect {path}"
+        )
     total = sum(file.stat().st_size for file in path.rglob("*.h5") if file.is_file())
     with counting("verifying", total, "bytes") as advance:
         found = verify(path, lambda num_bytes: advance(num_bytes, total=total))

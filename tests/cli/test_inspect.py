@@ -297,6 +297,8 @@ class Page(HTMLParser):
 
 def test_the_page_is_self_contained_and_escapes_all(tmp_path):
     root = write_dataset(tmp_path / "<img src=x onload=y>", masked=True)
+    assert "there is no directory" in str(run(root, "--html", tmp_path / "absent" / "page.html").exception)
+    assert not (tmp_path / "absent").exists()
     assert run(root, "--html", tmp_path / "page.html", "--num", 99).exit_code == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)

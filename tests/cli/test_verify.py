@@ -229,6 +229,12 @@ def test_a_split_where_only_some_shards_have_a_mask_is_found(root):
     assert "no loss_mask" in damage(root)[SHARD]
 
 
+def test_files_that_keep_no_hashes_are_told_apart(tmp_path):
+    with h5py.File(tmp_path / "output_chunk_0_0.h5", "w") as file:
+        file["data"] = [[[1]]]
+    assert "keep no hashes to check; look into them with: modelzoo inspect" in str(run("verify", tmp_path).exception)
+
+
 def test_blocks_change_nothing(root, monkeypatch):
     monkeypatch.setattr("data_preprocessing.verify_shard.BLOCK", 3)
     assert damage(root) == {}
