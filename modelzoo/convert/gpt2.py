@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelzoo.convert.mapping import Weights, activation_from, dropout_from, require
+from modelzoo.convert.mapping import Weights, activation_from, by_heads, dropout_from, require
 from modelzoo.model.config import ModelConfig
 
 _PARTS = {
@@ -51,7 +51,10 @@ def weights_from_hf(state_dict: Mapping[str, Tensor], config: ModelConfig) -> di
         for part, their_part in _PARTS.items():
             for kind in ("weight", "bias"):
                 value = theirs.take(f"h.{layer}.{their_part}.{kind}")
-                ours[f"blocks.{layer}.{part}.{kind}"] = value.t().contiguous() if value.dim() == 2 else value
+                value = value.t().contiguous() if value.dim() == 2 else value
+                ours[f"blocks.{layer}.{part}.{kind}"] = (
+                    by_heads(value, config.num_heads) if part == "attention.qkv" else value
+                )
     for kind in ("weight", "bias"):
         ours[f"final_norm.{kind}"] = theirs.take(f"ln_f.{kind}")
     ours |= theirs.take_head(config, ours["embedding.weight"])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo.convert.mapping import Weights, activation_from, dropout_from, require
+from modelzoo.convert.mapping import Weights, activation_from, by_heads, dropout_from, require
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.position.rotary import fraction_for
 
@@ -56,7 +56,7 @@ def weights_from_hf(state_dict: Mapping[str, Tensor], config: ModelConfig) -> di
     ours = {"embedding.weight": theirs.take("wte.weight")}
     for layer in range(config.num_layers):
         projections = [theirs.take(f"h.{layer}.attn.{name}_proj.weight") for name in "qkv"]
-        ours[f"blocks.{layer}.attention.qkv.weight"] = torch.cat(projections)  # (3D, D)
+        ours[f"blocks.{layer}.attention.qkv.weight"] = by_heads(torch.cat(projections), config.num_heads)
         for name, their_name in _PARTS.items():
             ours[f"blocks.{layer}.{name}"] = theirs.take(f"h.{layer}.{their_name}")
     for kind in ("weight", "bias"):

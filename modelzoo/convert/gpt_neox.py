@@ -62,17 +62,9 @@ def weights_from_hf(state_dict: Mapping[str, Tensor], config: ModelConfig) -> di
             has_bias = config.attention_bias or not part.startswith("attention")
             for kind in ("weight", "bias") if has_bias else ("weight",):
                 value = theirs.take(f"layers.{layer}.{their_part}.{kind}")
-                if part == "attention.qkv":
-                    value = _unpack_heads(value, config)
                 ours[f"blocks.{layer}.{part}.{kind}"] = value
     for kind in ("weight", "bias"):
         ours[f"final_norm.{kind}"] = theirs.take(f"final_layer_norm.{kind}")
     head = "embed_out" if "embed_out.weight" in theirs else "lm_head"  # renamed in transformers 5
     ours |= theirs.take_head(config, ours["embedding.weight"], head)
     return theirs.finish(ours, config)
-
-
-def _unpack_heads(packed: Tensor, config: ModelConfig) -> Tensor:
-    """(H·3·K, …) in the order head, q/k/v, channel to ours: q/k/v, head, channel."""
-    by_head = packed.unflatten(0, (config.num_heads, 3, config.head_dim))
-    return by_head.transpose(0, 1).flatten(0, 2)

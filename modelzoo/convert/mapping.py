@@ -80,3 +80,8 @@ class Weights:
             return {}
         kinds = ("weight", "bias") if config.lm_head_bias else ("weight",)
         return {f"lm_head.{kind}": self.take(f"{name}.{kind}") for kind in kinds}
+
+
+def by_heads(stacked: Tensor, num_heads: int) -> Tensor:
+    """Rows (3, H, K) of q, k and v, each with all its heads, to ours (H, 3, K)."""
+    return stacked.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2)

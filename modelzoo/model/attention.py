@@ -18,7 +18,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)  # rows: all of q, then k, then v
+        # Rows head by head, and in each q, k, v (H, 3, K): any split of the heads is a split of the rows
+        self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)
         self.out = nn.Linear(width, width, bias=config.attention_bias)
         self.head_dim = config.head_dim
         self.rotate = config.position.rotate
@@ -29,10 +30,8 @@ class Attention(nn.Module):
         self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
-        q, k, v = (
-            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        heads = self.qkv(x).unflatten(-1, (-1, 3, self.head_dim))  # (B, T, H, 3, K)
+        q, k, v = heads.transpose(1, 2).unbind(-2)  # (B, H, T, K) each
         q, k = self.rotate(q, position), self.rotate(k, position)
         if cache is not None:
             assert mask is None, "a cache holds one document a row"

@@ -21,6 +21,7 @@ class Block(nn.Module):
         self.norm_2 = None if config.tied_norm else nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.parallel_residual = config.parallel_residual
+        self.reduce = nn.Identity()  # sums over the ranks that share the heads and the MLP, where there are several
 
     def forward(
         self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
@@ -28,7 +29,7 @@ class Block(nn.Module):
         normed = self.norm_1(x)
         attended = self.attention(normed, position, cache, mask)
         if self.parallel_residual:  # x + attention(n1(x)) + mlp(n2(x)); tied_norm: n2 is n1
-            return x + attended + self.mlp(normed if self.norm_2 is None else self.norm_2(x))
-        x = x + attended
+            return x + self.reduce(attended + self.mlp(normed if self.norm_2 is None else self.norm_2(x)))
+        x = x + self.reduce(attended)
         assert self.norm_2 is not None  # ModelConfig refuses tied_norm here
-        return x + self.mlp(self.norm_2(x))
+        return x + self.reduce(self.mlp(self.norm_2(x)))
