@@ -15,11 +15,15 @@ from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training
 from modelzoo.model.gpt import GPT
+from modelzoo.model.init import initial_value
+from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.accelerator import choose_accelerator
+from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
 from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint, read_tensors
+from modelzoo.trainer.parallel import Parallel
+from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = (
@@ -46,7 +50,13 @@ def run_dir_of(config: RunConfig) -> Path:
 def build_run(config: RunConfig) -> Trainer:
     """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
     accelerator = choose_accelerator(config.accelerator)
-    torch.manual_seed(config.seed)
+    parallel = Parallel(config.accelerator, accelerator.device)
+    torch.manual_seed(config.seed + parallel.data_rank)  # of dropout: other rows, other masks
+    if config.trainer.global_batch_size % parallel.num_data_ranks:
+        raise UserError(
+            f"trainer.global_batch_size={config.trainer.global_batch_size} does not divide among "
+            f"{parallel.num_data_ranks} ranks (accelerator.replicate × shard); use a multiple of that"
+        )
     data = open_training(
         config.data, config.trainer.global_batch_size, config.seed, config.total_steps, config.model.vocab_size
     )
@@ -63,18 +73,15 @@ def build_run(config: RunConfig) -> Trainer:
             "data.seq_len); use a larger corpus, or smaller values of these two"
         )
     tokenizer = _tokenizer_of(data.datasets, config)
-    model = GPT(config.model, seed=config.seed)
+    model = _build_model(config, accelerator, parallel)
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
     if config.continue_from is not None and not resumed:
-        _start_from(model, Path(config.continue_from), data.datasets)
-    model.to(accelerator.device)
-    if accelerator.compile:
-        for block in model.blocks:
-            block.compile()
+        _start_from(model, Path(config.continue_from), data.datasets, parallel)
     optimizer_config = config.optimizer
     groups = parameter_groups(
         model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
     )
+    callbacks = [callback.build() for callback in config.callbacks.values() if callback is not None]
     return Trainer(
         config=config.trainer,
         model=model,
@@ -83,7 +90,8 @@ def build_run(config: RunConfig) -> Trainer:
         data=data,
         validation=validation,
         accelerator=accelerator,
-        callbacks=[callback.build() for callback in config.callbacks.values() if callback is not None],
+        parallel=parallel,
+        callbacks=[callback for callback in callbacks if callback.every_rank or parallel.is_main],
         run_dir=run_dir_of(config),
         tokens_per_step=config.tokens_per_step,
         documents={
@@ -91,6 +99,27 @@ def build_run(config: RunConfig) -> Trainer:
             "tokenizer.json": tokenizer,
         },
     )
+
+
+def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:
+    """The model at its first weights, or this rank's part of it."""
+    if parallel.mesh is None:
+        model = GPT(config.model, seed=config.seed).to(accelerator.device)
+    else:
+        with torch.device("meta"):
+            model = GPT(config.model)
+        if parallel.tensor_mesh is not None:
+            share_layers(model, parallel.tensor_mesh)
+    recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
+    if accelerator.compile:
+        for block in model.blocks:
+            block.compile()
+    if parallel.mesh is not None:
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        parallel.shard_data(model, model.blocks)
+        model.to_empty(device="cpu" if parallel.cpu_offload else accelerator.device)
+        parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
+    return model
 
 
 def open_split(source: SourceConfig, config: RunConfig) -> RowDataset:
@@ -173,12 +202,9 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
     return Tokenizer.load(config.data.tokenizer).backend.to_str()
 
 
-def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset]) -> None:
+def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel) -> None:
     folder = find_checkpoint(path)
     theirs = Tokenizer.load(folder / "tokenizer.json")
     for data in datasets:
         data.check_against(theirs, model.config.vocab_size)
-    try:
-        model.load_state_dict(read_tensors(folder, "model"))
-    except RuntimeError as error:
-        raise UserError(f"continue_from={path}: its weights do not fit this model: {error}") from None
+    parallel.load(model, read_tensors(folder, "model"), f"continue_from={path}")

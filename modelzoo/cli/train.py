@@ -1,10 +1,12 @@
 """`modelzoo train`: launch a run, or resume the run of that name."""
 
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from modelzoo.cli import ranks
 from modelzoo.cli.arguments import say
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
     from modelzoo.run_config import load_run_config
 
     config = load_run_config(name, overrides)  # every mistake in the YAML shows before torch is loaded
+    if not ranks.is_rank() and (num_ranks := _num_ranks(config)) > 1:
+        if code := ranks.run_ranks(["train", name, *overrides], num_ranks):
+            raise typer.Exit(code)
+        return {}
 
     from modelzoo.files import exclusive
     from modelzoo.launch import build_run
@@ -37,12 +43,28 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
     trainer = build_run(config)
     if trainer.accelerator.device.type == "cpu":
         keep_freed_memory()
-    with exclusive(trainer.run_dir / ".lock", f"training {trainer.run_dir}"):
-        return _train(config, trainer, [name, *overrides])
+    try:
+        if not trainer.parallel.is_main:
+            return _train(config, trainer, [name, *overrides], lambda line: None)
+        with exclusive(trainer.run_dir / ".lock", f"training {trainer.run_dir}"):
+            return _train(config, trainer, [name, *overrides], say)
+    finally:
+        trainer.parallel.close()
 
 
-def _train(config: "RunConfig", trainer: "Trainer", arguments: list[str]) -> dict[str, Any] | None:
-    """`run`, from the newest checkpoint on."""
+def _num_ranks(config: "RunConfig") -> int:
+    """Processes to start on this machine: one for each of its accelerators, or what the config says."""
+    import torch
+
+    wanted = config.accelerator
+    on_cpu = wanted.device == "cpu" or not torch.accelerator.is_available()
+    return wanted.num_ranks(1 if on_cpu else torch.accelerator.device_count())
+
+
+def _train(
+    config: "RunConfig", trainer: "Trainer", arguments: list[str], say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """`run`, from the newest checkpoint on, on one of the ranks."""
     import torch
 
     from modelzoo.files import write_text
@@ -55,14 +77,16 @@ def _train(config: "RunConfig", trainer: "Trainer", arguments: list[str]) -> dic
     for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
-        f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.accelerator.device.type} "
-        f"({trainer.accelerator.precision}), {trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
+        f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.parallel.described}"
+        f"{trainer.accelerator.device.type} ({trainer.accelerator.precision}), "
+        f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
     if trainer.step < trainer.total_steps or trainer.evaluation_due:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
-        write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
+        if trainer.parallel.is_main:
+            write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
         try:
             finished = trainer.train()
         except NonFiniteError as error:

@@ -7,6 +7,8 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from modelzoo.model.attention import within_segments
@@ -39,6 +41,8 @@ class GPT(nn.Module):
             if config.tie_embeddings
             else nn.Linear(config.hidden_size, config.num_embeddings, bias=config.lm_head_bias)
         )
+        self.vocabulary_group: ProcessGroup | None = None
+        """The ranks that share the vocabulary's rows; None where this one has all."""
         initialize(self, config, seed)
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -100,7 +104,7 @@ class GPT(nn.Module):
             kept = loss_mask.flatten().nonzero().squeeze(1)
             if len(kept) < len(labels):
                 hidden, labels = hidden[kept], labels[kept]
-        return linear_cross_entropy(*self._head(hidden), labels), len(labels)
+        return linear_cross_entropy(*self._head(hidden), labels, self.vocabulary_group), len(labels)
 
     def lr_multipliers(self) -> dict[str, float]:
         """What each parameter's learning rate is multiplied by, by its name."""
@@ -112,6 +116,11 @@ class GPT(nn.Module):
         """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V."""
         scale = self.scaling.logits
         if self.lm_head is None:
-            return hidden * scale, self.embedding.weight, None
+            return hidden * scale, _own_part(self.embedding.weight), None
         bias = self.lm_head.bias
-        return hidden * scale, self.lm_head.weight, None if bias is None else bias * scale
+        return hidden * scale, _own_part(self.lm_head.weight), None if bias is None else _own_part(bias) * scale
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """What this rank has of a parameter that ranks share."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -5,7 +5,10 @@ memory and, for small models, of its time. Here a chunk of tokens at a time gets
 probabilities and then gradients in the same memory, and are multiplied out to the two gradients that are
 kept.
 
-Shapes: N tokens, C tokens of one chunk, D hidden_size, V vocabulary.
+Where ranks share the vocabulary, each has the logits of its own part, and what a softmax needs of all parts is
+summed between them.
+
+Shapes: N tokens, C tokens of one chunk, D hidden_size, V vocabulary (of this rank).
 """
 
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 
 CHUNK_WIDE, CHUNK_NARROW = 512, 1024
 """Tokens in a chunk: in fp32, and in bf16 or fp16, where each chunk costs another pass over the gradient."""
@@ -21,21 +25,32 @@ CPU_ROWS = 32
 """Tokens whose logits are widened to fp32 at once on the CPU: what its last-level cache holds."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, group: ProcessGroup | None = None
+) -> Tensor:
     """The sum over tokens of -log softmax(hidden @ weight.T + bias)[label], in nats: an fp32 scalar.
 
     hidden (N, D), weight (V, D), bias (V,) or None, labels (N,); N may be 0. Products run in autocast's
     precision where it is on, statistics in fp32 or better; the weight's gradient is summed in fp32. Gradients
     are computed in the forward pass and scaled in place in the backward pass, which can therefore run only
     once.
+
+    With a `group`, `weight` and `bias` are this rank's rows of equal parts of the vocabulary, in the order of the
+    ranks; hidden and labels are the same on all. The loss and hidden's gradient are then of the whole vocabulary.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled())
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled(), group)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, grad_enabled: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        grad_enabled: bool,
+        group: ProcessGroup | None,
     ) -> Tensor:
         needs_hidden, needs_weight, needs_bias = (grad_enabled and n for n in ctx.needs_input_grad[:3])
         device, autocast = hidden.device.type, torch.is_autocast_enabled(hidden.device.type)
@@ -44,6 +59,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk = CHUNK_NARROW if narrow else CHUNK_WIDE
         wide_dtype = torch.float32 if narrow else dtype
         num_tokens, vocab = len(hidden), len(weight)
+        if group is not None:
+            labels = labels - group.rank() * vocab  # outside 0 … V - 1: another rank's
 
         matrix = weight.to(dtype)  # (V, D)
         loss = hidden.new_zeros((), dtype=wide_dtype)
@@ -61,10 +78,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     rows = CPU_ROWS if device == "cpu" else chunk
                     for part, part_targets in zip(logits.split(rows), targets.split(rows), strict=True):
                         wide = part.to(wide_dtype)
-                        loss += _to_gradient(wide, part_targets)
+                        loss += _to_gradient(wide, part_targets, group)
                         part.copy_(wide)
                 else:
-                    loss += _to_gradient(logits, targets)
+                    loss += _to_gradient(logits, targets, group)
                 if grad_hidden is not None:
                     torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
                 if grad_weight is not None and narrow:
@@ -73,6 +90,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(logits.T, tokens)
                 if grad_bias is not None:
                     grad_bias += logits.sum(0, dtype=wide_dtype)
+        if group is not None and grad_hidden is not None:
+            all_reduce(grad_hidden, group=group)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
@@ -82,7 +101,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         # In place, so a second backward pass is refused by autograd's own check, not silently wrong.
         grads = (None if g is None else g.mul_(grad_loss) for g in ctx.saved_tensors)
-        return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), None, None
+        return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), None, None, None
 
 
 def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
@@ -94,11 +113,24 @@ def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor)
     return logits if bias is None else logits.add_(bias)
 
 
-def _to_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+def _to_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
     """The summed cross-entropies of logits (C, V), which become, in place, their own gradient."""
-    logits.sub_(logits.amax(-1, keepdim=True))
-    chosen = logits.gather(-1, targets[:, None])
-    total = logits.exp_().sum(-1, keepdim=True)
+    if group is None:
+        logits.sub_(logits.amax(-1, keepdim=True))
+        chosen = logits.gather(-1, targets[:, None])
+        total = logits.exp_().sum(-1, keepdim=True)
+        logits.mul_(total.reciprocal())
+        logits[torch.arange(len(targets), device=logits.device), targets] -= 1
+        return (total.log() - chosen).sum()
+    largest = logits.amax(-1, keepdim=True)
+    all_reduce(largest, ReduceOp.MAX, group)
+    logits.sub_(largest)
+    mine = ((targets >= 0) & (targets < logits.shape[1])).to(logits.dtype)[:, None]  # (C, 1)
+    targets = targets.clamp(0, logits.shape[1] - 1)[:, None]
+    chosen = logits.gather(-1, targets) * mine
+    sums = torch.cat((logits.exp_().sum(-1, keepdim=True), chosen), dim=1)  # (C, 2)
+    all_reduce(sums, group=group)
+    total, chosen = sums.split(1, dim=1)
     logits.mul_(total.reciprocal())
-    logits[torch.arange(len(targets), device=logits.device), targets] -= 1
+    logits.scatter_add_(-1, targets, -mine)
     return (total.log() - chosen).sum()

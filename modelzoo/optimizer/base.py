@@ -42,7 +42,7 @@ def parameter_groups(
     parameter's name to the factor its parametrisation wants (muP; 1 otherwise). A group holds `params`,
     `names` in the same order, `lr`, `weight_decay`, and `peak_lr`, which the schedule scales.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
     seen: set[int] = set()
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
@@ -50,8 +50,10 @@ def parameter_groups(
         assert id(parameter) not in seen, f"{name} is listed twice"
         seen.add(id(parameter))
         peak, decay = lr * lr_multipliers[name], weight_decay if parameter.ndim >= 2 else 0.0
+        spread = getattr(parameter, "device_mesh", None)  # a kernel takes parameters of one mesh of ranks at a time
         group = groups.setdefault(
-            (peak, decay), {"params": [], "names": [], "lr": peak, "peak_lr": peak, "weight_decay": decay}
+            (peak, decay, 0 if spread is None else spread.ndim),
+            {"params": [], "names": [], "lr": peak, "peak_lr": peak, "weight_decay": decay},
         )
         group["params"].append(parameter)
         group["names"].append(name)

@@ -4,6 +4,7 @@ What a backend lacks is looked up in LACKS, downgraded and printed; `strict: tru
 """
 
 import ctypes
+import os
 import platform
 import shutil
 from contextlib import AbstractContextManager, nullcontext
@@ -69,6 +70,9 @@ class Accelerator:
 def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
     """The device of this machine that the config asks for. UserError where there is none such."""
     device = _device(config.device)
+    if device.type != "cpu" and "LOCAL_RANK" in os.environ:  # one device a rank
+        device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+        torch.accelerator.set_device_index(device.index)
     lacks = dict(LACKS[device.type])
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         lacks["bf16"] = "this GPU is older than Ampere"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelzoo.base_config import Config, FromFloat, Problem
+from modelzoo.base_config import Config, FromFloat, Problem, UserError
 
 Positive = Annotated[int, FromFloat, Field(gt=0, le=10**18)]
 
@@ -16,7 +16,7 @@ class TrainerConfig(Config):
     global_batch_size: Positive
     """Sequences per optimizer update, over all micro-batches (and ranks)."""
     micro_batch_size: Positive | None = None
-    """Sequences per forward pass; null takes the whole batch at once. Changes memory and speed, not
+    """Sequences per forward pass of a rank; null takes its share of the batch at once. Changes memory and speed, not
     the gradient (but for the masks that dropout draws)."""
     max_steps: Positive | None = None
     """Optimizer updates in the run. Give this or `max_tokens`."""
@@ -56,3 +56,29 @@ class AcceleratorConfig(Config):
     """torch.compile for the model's blocks (needs a C++ compiler on the CPU)."""
     strict: bool = False
     """What the device lacks is an error instead of a printed downgrade."""
+    replicate: Positive | Literal["auto"] = "auto"
+    """Ranks, or groups of ranks, that each hold a whole model and read other rows; auto takes what there is."""
+    shard: Positive = 1
+    """Ranks that spread parameters, gradients and optimizer state among them, and read other rows (FSDP)."""
+    tensor: Positive = 1
+    """Ranks that share the heads, the MLP and the vocabulary, and read the same rows."""
+    cpu_offload: bool = False
+    """Parameters and optimizer state wait in the CPU's memory, and are updated there."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Activations that the backward pass computes again: none, all but the matrix products', or all of a block."""
+
+    def num_ranks(self, num_devices: int) -> int:
+        """Processes that the run wants on a machine with so many devices."""
+        fixed = self.shard * self.tensor
+        return fixed * (max(1, num_devices // fixed) if self.replicate == "auto" else self.replicate)
+
+    def mesh(self, num_ranks: int) -> tuple[int, int, int]:
+        """(replicate, shard, tensor) for so many ranks. UserError where their product is another number."""
+        replicate = max(1, num_ranks // (self.shard * self.tensor)) if self.replicate == "auto" else self.replicate
+        if replicate * self.shard * self.tensor != num_ranks:
+            raise UserError(
+                f"accelerator: replicate={self.replicate} × shard={self.shard} × tensor={self.tensor} do not make "
+                f"{num_ranks} ranks; start {replicate * self.shard * self.tensor}, or choose factors of {num_ranks} "
+                "(replicate=auto takes what the others leave)"
+            )
+        return replicate, self.shard, self.tensor

@@ -1,4 +1,4 @@
-"""The training loop: one process, any device, exact accumulation, exact resume.
+"""The training loop: any device, one rank or many, exact accumulation, exact resume.
 
 The model, the data and the optimizer arrive as objects; the Protocols below say all that is asked of them.
 """
@@ -21,6 +21,7 @@ from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.checkpoint import read_state, read_tensors, step_folder, write_checkpoint
 from modelzoo.trainer.config import TrainerConfig
+from modelzoo.trainer.parallel import Parallel, part_of
 
 Batch = Mapping[str, "np.ndarray[Any, Any]"]
 """`input_ids`, `labels` (B, T) integers and `loss_mask` (B, T) booleans; where documents are isolated also
@@ -76,6 +77,7 @@ class Trainer:
         data: TrainingData,
         validation: ValidationData | None,
         accelerator: Accelerator,
+        parallel: Parallel,
         callbacks: Sequence[Callback],
         run_dir: Path,
         tokens_per_step: int,
@@ -89,6 +91,7 @@ class Trainer:
         self.data = data
         self.validation = validation
         self.accelerator = accelerator
+        self.parallel = parallel
         self.callbacks = list(callbacks)
         self.run_dir = run_dir
         self.tokens_per_step = tokens_per_step
@@ -113,7 +116,7 @@ class Trainer:
                 self._call("on_train_start")
                 if self.evaluation_due:
                     self._call("on_step_end")  # again, for the evaluation that a stop cut short
-                while self.step < self.total_steps and self.stop_signal is None:
+                while self.step < self.total_steps and not self._stop_came():
                     self._timed_step()
                     self._call("on_step_end")
                 self._call("on_train_end")
@@ -142,22 +145,24 @@ class Trainer:
         cut into micro-batches. Raises NonFiniteError before a bad gradient could reach the weights.
         """
         batch = self.data.batch(self.step)
-        size = len(batch["input_ids"])
-        micro_batch_size = self.config.micro_batch_size or size
-        num_tokens = max(1, int(batch["loss_mask"].sum()))
+        num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
+        rows = self.parallel.rows(len(batch["input_ids"]))
+        micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
         loss_sum = torch.zeros((), device=self.accelerator.device)
-        for start in range(0, size, micro_batch_size):
-            part = self._on_device(batch, slice(start, start + micro_batch_size))
+        for start in range(rows.start, rows.stop, micro_batch_size):
+            stop = min(start + micro_batch_size, rows.stop)
+            self.parallel.last_micro_batch(self.model, stop == rows.stop)
+            part = self._on_device(batch, slice(start, stop))
             with self.accelerator.autocast():
                 part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
             self.scaler.scale(part_sum / num_tokens).backward()
             loss_sum += part_sum.detach()
-        return self._apply_gradients(loss_sum.item(), num_tokens)
+        return self._apply_gradients(*self.parallel.sum_over_data([loss_sum.item()]), num_tokens)
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
         self.scaler.unscale_(self.optimizer)
         clip = self.config.gradient_clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if clip is None else clip).item()
+        norm = self.parallel.clip_gradients(self.model.parameters(), math.inf if clip is None else clip)
         overflow = self.scaler.is_enabled() and math.isfinite(loss_sum)  # the scaler skips it, and shrinks
         if not (math.isfinite(norm) or overflow) or not math.isfinite(loss_sum):
             raise NonFiniteError(
@@ -182,11 +187,13 @@ class Trainer:
         """Loss (nats a token), perplexity and bits per byte on the validation data; None if a stop came."""
         assert self.validation is not None
         batches = self.validation.evaluation_batches(batch_size, max_batches)
-        total = evaluate_loss(self.model, batches, self.accelerator, stop=lambda: self.stop_signal is not None)
+        mine = (share_of(batch, self.parallel) for batch in batches)
+        total = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
         self.model.train()
         if total is None:
             return None
-        return loss_metrics(*total, self.validation.bytes_per_token)
+        loss_sum, num_tokens = self.parallel.sum_over_data(total)
+        return loss_metrics(loss_sum, round(num_tokens), self.validation.bytes_per_token)
 
     # ------------------------------------------------------------------ numbers
 
@@ -223,12 +230,14 @@ class Trainer:
         }
         folder = step_folder(self.run_dir, self.step)
         tensors = {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer_tensors(),
-            "random": self.accelerator.random_state(),
+            "model": self.parallel.whole(iter(self.model.state_dict().items())),
+            "optimizer": self.parallel.whole(self._optimizer_tensors()),
+            "random": self.parallel.of_each_rank(self.accelerator.random_state()),
         }
         texts = {"state.json": json.dumps(state, indent=1) + "\n", **self.documents}
-        write_checkpoint(folder, tensors, texts)
+        if self.parallel.is_main:
+            write_checkpoint(folder, tensors, texts)
+        self.parallel.barrier()
         return folder
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -243,37 +252,38 @@ class Trainer:
                 f"{folder}: the training data or its order has changed since this checkpoint ({'; '.join(changed)}); "
                 "restore it, or start a run of another name"
             )
-        try:
-            self.model.load_state_dict(read_tensors(folder, "model"))
-        except RuntimeError as error:
-            raise UserError(f"{folder}: its weights do not fit the model: {error}") from None
+        self.parallel.load(self.model, read_tensors(folder, "model"), folder)
         self._load_optimizer_tensors(read_tensors(folder, "optimizer"))
-        self.accelerator.set_random_state(read_tensors(folder, "random"))
+        if (random_state := self.parallel.of_this_rank(read_tensors(folder, "random"))) is not None:
+            self.accelerator.set_random_state(random_state)
         self.scaler.load_state_dict(state["scaler"])
         self._since_record = state["since_record"]
         self.evaluation_due = state["evaluation_due"]
         self.step = int(state["step"])
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
+    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Optimizer state by parameter name: `<state>/<parameter>`, e.g. `exp_avg/lm_head.weight`."""
-        return {
-            f"{key}/{name}": value
-            for name, parameter in self._named_optimized()
-            for key, value in self.optimizer.state[parameter].items()
-        }
+        for name, parameter in self._named_optimized():
+            for key, value in self.optimizer.state[parameter].items():
+                yield f"{key}/{name}", value
 
     def _load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self._named_optimized())
         for label, value in tensors.items():
             key, name = label.split("/", 1)
-            device = value.device if key == "step" else parameters[name].device
-            self.optimizer.state[parameters[name]][key] = value.to(device)
+            whole = key == "step"
+            self.optimizer.state[parameters[name]][key] = value if whole else part_of(value, parameters[name])
 
     def _named_optimized(self) -> Iterator[tuple[str, nn.Parameter]]:
         for group in self.optimizer.param_groups:
             yield from zip(group["names"], group["params"], strict=True)
 
     # ------------------------------------------------------------------ plumbing
+
+    def _stop_came(self) -> bool:
+        """Whether a signal has come to any of the ranks: all find out at the same place."""
+        self.stop_signal = self.parallel.any(self.stop_signal or 0) or None
+        return self.stop_signal is not None
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
@@ -306,6 +316,18 @@ class Trainer:
 def batch_to_device(batch: Batch, device: torch.device, rows: slice = slice(None)) -> dict[str, Tensor]:
     """Rows of a numpy batch as tensors on the device."""
     return {key: torch.from_numpy(value[rows]).to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def share_of(batch: Batch, parallel: Parallel) -> Batch:
+    """This rank's rows of a batch of any size; one that counts nothing where there are too few for all ranks."""
+    ranks, size = parallel.num_data_ranks, len(batch["input_ids"])
+    if ranks == 1:
+        return batch
+    mine = {key: value[parallel.data_rank :: ranks] for key, value in batch.items()}
+    if parallel.data_rank >= size:  # every rank takes part in every forward pass
+        mine = {key: value[:1] for key, value in batch.items()}
+        mine["loss_mask"] = np.zeros_like(mine["loss_mask"])
+    return mine
 
 
 @torch.no_grad()

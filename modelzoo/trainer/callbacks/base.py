@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks, in the order of a run. Observers must not change what the trainer computes."""
 
+    every_rank = False
+    """Called on all ranks, because what it does takes all of them; an observer is called on the main rank alone."""
+
     def on_train_start(self, trainer: "Trainer") -> None:
         """Once, after a checkpoint was loaded (or not), before the first update."""
 

@@ -26,6 +26,8 @@ class CheckpointConfig(CallbackConfig):
 
 
 class Checkpoint(Callback):
+    every_rank = True
+
     def __init__(self, config: CheckpointConfig):
         self.config = config
         self.saved: tuple[int, bool] | None = None
@@ -53,7 +55,7 @@ class Checkpoint(Callback):
 
         folder = trainer.save_checkpoint()
         self.saved = (trainer.step, trainer.evaluation_due)
-        if self.config.keep_last is not None:
+        if self.config.keep_last is not None and trainer.parallel.is_main:
             older = [other for other in checkpoints_of(trainer.run_dir) if other < folder]
             surplus = max(0, len(older) + 1 - self.config.keep_last)
             for old in older[:surplus]:  # what is newer than this one was found damaged, and is left alone

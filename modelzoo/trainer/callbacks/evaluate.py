@@ -26,6 +26,8 @@ class EvaluateConfig(CallbackConfig):
 
 
 class Evaluate(Callback):
+    every_rank = True
+
     def __init__(self, config: EvaluateConfig):
         self.config = config
 
