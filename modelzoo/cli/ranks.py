@@ -9,8 +9,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-STOPPED = 3
-"""Exit code of a run that a signal stopped, on all of its ranks."""
+USERS_FAULT, STOPPED = 2, 3
+"""Exit codes that say what became of the run, not of one rank."""
 START = "from modelzoo.cli.main import main; main()"
 GRACE_SECONDS = 30.0
 """How long the other ranks may take to end by themselves after one has ended with an error."""
@@ -50,12 +50,13 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.signal(number, forward) for number in numbers}
     try:
-        first = _wait(processes)
-        if first and processes[first].returncode != STOPPED:
-            errors[first].seek(0)
-            print(f"rank {first}:\n{errors[first].read().decode(errors='replace')}", file=sys.stderr)
-        code = 0 if first is None else processes[first].returncode
-        return code if code >= 0 else 1
+        _wait(processes)
+        codes = [process.returncode for process in processes]
+        for rank, code in enumerate(codes):  # a rank whose peer has gone fails too, and says only that
+            if rank and code not in (0, STOPPED, -signal.SIGTERM, -signal.SIGKILL):
+                errors[rank].seek(0)
+                print(f"rank {rank}: {errors[rank].read().decode(errors='replace')}", file=sys.stderr)
+        return next((code for code in (USERS_FAULT, STOPPED) if code in codes), int(any(codes)))
     finally:
         for process in processes:
             process.kill()
@@ -63,18 +64,20 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
             signal.signal(number, handler)
 
 
-def _wait(processes: list["subprocess.Popen[bytes]"]) -> int | None:
-    """Until all have ended, or one has failed and the others had their time. The first to fail."""
-    deadline, first = float("inf"), None
+def _wait(processes: list["subprocess.Popen[bytes]"]) -> None:
+    """Until all have ended, or one has failed and the others had their time."""
+    deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [rank for rank, process in enumerate(processes) if process.returncode]
-        if failed and first is None:
-            first, deadline = failed[0], time.monotonic() + GRACE_SECONDS
-            if processes[first].returncode != STOPPED:
+        failed = [process for process in processes if process.returncode]
+        if failed and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE_SECONDS
+            if failed[0].returncode != STOPPED:
                 for process in processes:
                     process.terminate()
         time.sleep(0.02)
-    return first if first is not None else next((rank for rank, p in enumerate(processes) if p.returncode), None)
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def _port() -> int:

@@ -34,6 +34,8 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: "Trainer") -> None:
         self.saved = (trainer.step, trainer.evaluation_due)
+        if not trainer.parallel.is_main:
+            return
         needed = 3 * sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # weights, two moments
         free = shutil.disk_usage(trainer.run_dir).free
         if free < needed:  # now, not after hours of training
