@@ -97,6 +97,35 @@ def _split_differs(data: DataConfig) -> Iterator[Problem]:
         )
 
 
+def _ranks_divide_model(model: ModelConfig, accelerator: AcceleratorConfig) -> Iterator[Problem]:
+    ranks = accelerator.tensor
+    if ranks == 1:
+        return
+    for size, name in (
+        (model.num_heads, f"model.num_heads={model.num_heads}"),
+        (model.ffn_width, f"the MLP's width of {model.ffn_width}"),
+        (model.num_embeddings, f"the {model.num_embeddings} rows of the embedding (see model.padded_vocab_size)"),
+    ):
+        if size % ranks:
+            yield Problem(("accelerator", "tensor"), f"does not divide {name}; use a number that does")
+    if model.dropout:
+        yield Problem(
+            ("accelerator", "tensor"),
+            f"cannot go with model.dropout={model.dropout}: ranks that share a layer would draw masks that belong "
+            "together apart; use model.dropout=0, or accelerator.shard instead",
+        )
+
+
+def _ranks_divide_batch(accelerator: AcceleratorConfig, trainer: TrainerConfig) -> Iterator[Problem]:
+    replicate = 1 if accelerator.replicate == "auto" else accelerator.replicate
+    if trainer.global_batch_size % (replicate * accelerator.shard):
+        yield Problem(
+            ("trainer", "global_batch_size"),
+            f"does not divide among the {replicate * accelerator.shard} ranks of accelerator.replicate × shard; "
+            "use a multiple of that",
+        )
+
+
 def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
     for name, callback in callbacks.items():
         if getattr(callback, "kind", None) == "evaluate" and data.validation is None:
@@ -111,6 +140,8 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("schedule", "trainer", "data"), _schedule_fits_run),
     (("data",), _split_differs),
     (("callbacks", "data"), _evaluation_has_data),
+    (("model", "accelerator"), _ranks_divide_model),
+    (("accelerator", "trainer"), _ranks_divide_batch),
 ]
 """Checks over several sections, each run as soon as the sections it names are valid."""
 
