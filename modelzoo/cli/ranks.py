@@ -39,8 +39,9 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
         own = {str(k): str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **own}
         command = [sys.executable, "-c", START, *arguments]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": errors[rank]} if rank else {}
-        processes.append(subprocess.Popen(command, env=environment, start_new_session=True, **quiet))
+        out, error = (subprocess.DEVNULL, errors[rank]) if rank else (None, None)
+        started = subprocess.Popen(command, env=environment, stdout=out, stderr=error, start_new_session=True)
+        processes.append(started)
 
     def forward(number: int, _frame: object) -> None:
         for process in processes:

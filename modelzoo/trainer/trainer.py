@@ -157,7 +157,8 @@ class Trainer:
                 part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
             self.scaler.scale(part_sum / num_tokens).backward()
             loss_sum += part_sum.detach()
-        return self._apply_gradients(*self.parallel.sum_over_data([loss_sum.item()]), num_tokens)
+        (total,) = self.parallel.sum_over_data([loss_sum.item()])
+        return self._apply_gradients(total, num_tokens)
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
         self.scaler.unscale_(self.optimizer)
