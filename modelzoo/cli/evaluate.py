@@ -59,7 +59,10 @@ def command(
             checkpoint, tasks, tasks_dir, num_fewshot=num_fewshot, limit=limit, seq_len=seq_len, precision=precision,
             **shared,
         )  # fmt: skip
-        print(json.dumps(numbers, indent=1) if as_json else evaluate_tasks.describe(numbers))
+        if as_json:
+            print(json.dumps(numbers, indent=1))
+        else:
+            evaluate_tasks.show(numbers)
         return
     _refuse("it is for --tasks", tasks_dir=tasks_dir, num_fewshot=num_fewshot)
     numbers = run(
