@@ -22,19 +22,20 @@ def run(
     precision: str = "fp32",
 ) -> dict[str, Any]:
     """The harness's results, by task."""
-    from modelzoo.evaluate import tasks as harness
+    from modelzoo.evaluate import task_files
 
-    harness.check_installed()
+    task_files.check_installed()
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UserError("--tasks: names none; expected NAME,NAME")
-    specs, notes = harness.select(names, tasks_dir)
+    specs, notes = task_files.select(names, tasks_dir)
     for note in notes:
         say(f"note: {note}")
 
     from modelzoo.cli.evaluate import check_fits, tokenizer_of
     from modelzoo.cli.progress import counting
     from modelzoo.evaluate.scoring import Scorer
+    from modelzoo.evaluate.tasks import run_tasks
     from modelzoo.launch import load_model
     from modelzoo.trainer.checkpoint import find_checkpoint
 
@@ -47,7 +48,7 @@ def run(
     if seq_len is not None and seq_len > longest:
         raise UserError(f"--seq-len {seq_len}: the model's max_seq_len is {longest}; use that or less")
     with counting("evaluating", None, "requests") as advance:
-        found = harness.run_tasks(
+        found = run_tasks(
             specs, scorer, known, max_length=seq_len, num_fewshot=num_fewshot, limit=limit, on_requests=advance
         )
     return {"checkpoint": str(folder), "limit": limit, **found}
@@ -62,9 +63,13 @@ def show(numbers: dict[str, Any]) -> None:
             if not isinstance(value, int | float) or metric.endswith("_stderr") or not kind:
                 continue
             error = metrics.get(f"{metric}_stderr,{kind}")
-            shown = f"{error:.4f}" if isinstance(error, float) else ""
+            shown = _number(error) if isinstance(error, float) else ""
             shots = numbers["n-shot"].get(task, "")
-            rows.append([task, str(shots), metric if kind == "none" else f"{metric} ({kind})", f"{value:.4f}", shown])
+            rows.append([task, str(shots), metric if kind == "none" else f"{metric} ({kind})", _number(value), shown])
     title = numbers["checkpoint"] + (f", the first {numbers['limit']:,} of each task" if numbers["limit"] else "")
     print(title)
     print_table(["task", "shots", "metric", "value", "standard error"], rows, right=["shots", "value"])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4f}" if abs(value) < 1e6 else f"{value:.3e}"

@@ -72,6 +72,10 @@ class HarnessModel(TemplateLM):
             add_special_tokens = not string.startswith(self._end_text)
         return list(self._backend.encode(string, add_special_tokens=add_special_tokens).ids)
 
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Of continuations after contexts; without the harness's bar."""
+        return list(super().loglikelihood(list(requests), disable_tqdm=True))
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:

@@ -7,8 +7,10 @@ for would need it. So is every other key by which the harness would run code tha
 
 import difflib
 import glob
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +37,11 @@ REFUSED_FORMATS = {"pandas": "reads pickles, which run code"}
 ELSEWHERE = "run such a task with lm_eval itself, on exported weights"
 
 
+QUIET = {"TQDM_DISABLE": "1", "DISABLE_MULTIPROC": "1"}
+"""Read by the harness and what it imports: no bars of theirs, no processes for the standard error."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
 class Code(NamedTuple):
     """What a tag in a file asks for: `!function utils.process`."""
 
@@ -52,6 +59,38 @@ def _code(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Code:
 
 
 _Loader.add_multi_constructor("!", _code)
+
+
+def check_installed() -> None:
+    """UserError where the harness is missing."""
+    if find_spec("lm_eval") is None:
+        raise UserError("--tasks: needs lm-evaluation-harness: pip install 'modelzoo[lm_eval]'")
+
+
+def select(names: Sequence[str], folder: Path | None) -> tuple[list[Config | str], list[str]]:
+    """The tasks of these names, from the files of `folder`, or the harness's own, by name; and notes for the user.
+
+    Nothing is fetched from a network unless a task's data lies there: a note says so.
+
+    Raises:
+        UserError: see `TaskFiles`.
+    """
+    notes = []
+    if folder is None:
+        specs: list[Config | str] = [*names]
+        notes.append("these are the harness's own tasks: their data comes from the Hugging Face hub, or its cache here")
+        is_online = True
+    else:
+        files = TaskFiles(folder)
+        configs = [config for name in names for config in files.find(name)]
+        unique = {config["task"]: config for config in configs}
+        remote = [f"{name} ({config['dataset_path']})" for name, config in unique.items() if needs_network(config)]
+        if remote:
+            notes.append(f"data from the network, or its cache here: {', '.join(remote)}")
+        specs, is_online = [*unique.values()], bool(remote)
+    for variable, value in (QUIET if is_online else QUIET | OFFLINE).items():
+        os.environ.setdefault(variable, value)  # they are read when the packages are imported
+    return specs, notes
 
 
 class TaskFiles:

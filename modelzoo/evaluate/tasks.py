@@ -1,55 +1,25 @@
 """Tasks of lm-evaluation-harness, run on a model of ours. Needs the extra `lm_eval`."""
 
 import difflib
-import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from modelzoo.base_config import UserError
 from modelzoo.evaluate.scoring import Scorer
-from modelzoo.evaluate.task_files import Config, TaskFiles, needs_network
+from modelzoo.evaluate.task_files import Config
 from modelzoo.tokenizer import Tokenizer
 
 RESAMPLES = 100
 """For the standard error of metrics that are no mean."""
-
-
-def check_installed() -> None:
-    """UserError where the harness is missing."""
-    if find_spec("lm_eval") is None:
-        raise UserError("--tasks: needs lm-evaluation-harness: pip install 'modelzoo[lm_eval]'")
-
-
-def select(names: Sequence[str], folder: Path | None) -> tuple[list[Config | str], list[str]]:
-    """The tasks of these names, from the files of `folder`, or the harness's own, by name; and notes for the user.
-
-    Nothing is fetched from a network unless a task's data lies there: a note says so.
-
-    Raises:
-        UserError: see `TaskFiles`.
-    """
-    notes = []
-    if folder is None:
-        specs: list[Config | str] = [*names]
-        notes.append("these are the harness's own tasks: their data comes from the Hugging Face hub, or its cache here")
-        is_online = True
-    else:
-        files = TaskFiles(folder)
-        configs = [config for name in names for config in files.find(name)]
-        unique = {config["task"]: config for config in configs}
-        remote = [f"{name} ({config['dataset_path']})" for name, config in unique.items() if needs_network(config)]
-        if remote:
-            notes.append(f"data from the network, or its cache here: {', '.join(remote)}")
-        specs, is_online = [*unique.values()], bool(remote)
-    if not is_online:
-        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # read when the packages are imported
-            os.environ.setdefault(variable, "1")
-    return specs, notes
+SEED = 1234
+"""The harness's own, for the choice of examples."""
 
 
 def run_tasks(
@@ -67,33 +37,29 @@ def run_tasks(
     Raises:
         UserError: a task is unknown, misspelt or broken, or its templates reach for what is none of theirs.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     with redirect_stdout(sys.stderr), sandboxed_templates():  # the harness prints, and standard output is for results
-        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.evaluator import evaluate
 
         from modelzoo.evaluate.harness import HarnessModel
 
-        model = HarnessModel(scorer, tokenizer, max_length, on_requests=on_requests)
         loaded = _load(specs)
-        for task in _tasks_of(loaded):
-            if num_fewshot and task.get_config("num_fewshot") == 0:
+        for task in loaded["tasks"].values():
+            own = task.get_config("num_fewshot")
+            if num_fewshot and own == 0:
                 raise UserError(f"--num-fewshot {num_fewshot}: the task {task.config.task} says num_fewshot: 0")
-        results = simple_evaluate(
-            model=model,
-            tasks=loaded,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            bootstrap_iters=RESAMPLES,
-            log_samples=False,
-        )
-    assert results is not None
+            task.set_config(key="num_fewshot", value=own or 0 if num_fewshot is None else num_fewshot)
+            task.set_fewshot_seed(seed=SEED)
+        random.seed(0)  # as its command line does, whose results are to be the same
+        np.random.seed(SEED)
+        torch.manual_seed(SEED)
+        model = HarnessModel(scorer, tokenizer, max_length, on_requests=on_requests)
+        results = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
     keys = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better")
     return {key: results[key] for key in keys if key in results}
 
 
-def _load(specs: Sequence[Config | str]) -> list[Any]:
-    """Tasks and groups of the harness's making."""
+def _load(specs: Sequence[Config | str]) -> Any:
+    """Tasks and groups of the harness's making, as its evaluator takes them."""
     from lm_eval.tasks import TaskManager
 
     own = [spec for spec in specs if isinstance(spec, str)]
@@ -107,17 +73,7 @@ def _load(specs: Sequence[Config | str]) -> list[Any]:
             raise UserError(f"--tasks {name}: the harness has no such task; {remedy}")
         loaded += found
     loaded += [_checked(spec) for spec in specs if not isinstance(spec, str)]
-    tasks = manager.load(loaded)
-    in_groups = {id(task) for group in tasks["groups"].values() for task in group.get_all_tasks()}
-    within = {id(inner) for group in tasks["groups"].values() for inner in group.get_all_groups()}
-    return [group for group in tasks["groups"].values() if id(group) not in within] + [
-        task for task in tasks["tasks"].values() if id(task) not in in_groups
-    ]
-
-
-def _tasks_of(loaded: Sequence[Any]) -> Iterator[Any]:
-    for item in loaded:
-        yield from item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item]
+    return manager.load(loaded)
 
 
 def _checked(config: Config) -> Config:

@@ -52,11 +52,11 @@ def document_losses(theirs: Any, ids: list[int], end: int, seq_len: int, stride:
 
 
 def exported(
-    folder: Path, family: str, padded: bool = False, max_seq_len: int = 40, seed: int = 7
+    folder: Path, family: str, padded: bool = False, max_seq_len: int = 40, tokenizer: Tokenizer | None = None
 ) -> tuple[GPT, Tokenizer]:
     """A model for `small_tokenizer`, and in `folder` the same one as transformers saves it, with its tokenizer. With
     padding, the embedding has rows that no token uses."""
-    tokenizer = small_tokenizer()
+    tokenizer = tokenizer or small_tokenizer()
     end = tokenizer.end_of_document_id
     common = {"vocab_size": tokenizer.vocab_size + 13 * padded, "bos_token_id": end, "eos_token_id": end}
     names = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": max_seq_len}
@@ -77,7 +77,7 @@ def exported(
                     max_position_embeddings=max_seq_len,
                 )
             )
-    redraw(theirs, seed)
+    redraw(theirs, seed=7)
     theirs.eval().save_pretrained(folder)
     text = tokenizer.end_of_document_token
     fast = PreTrainedTokenizerFast(
