@@ -1,5 +1,6 @@
 """Raw text by its path alone: which reader a file's name asks for, and its documents."""
 
+import glob
 import os
 import re
 from collections import Counter
@@ -80,12 +81,18 @@ class TextData:
                 self.left_out[item.reason] += 1
 
     def _by_kind(self, path: str) -> dict[str, list[str]]:
-        if is_url(path) or not Path(path).is_dir():
-            kind = next((kind for kind, pattern in KINDS.items() if pattern.search(path)), "text")
-            return {kind: [path]}
-        names = sorted(os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
-        found = {kind: [name for name in names if pattern.search(name)] for kind, pattern in KINDS.items()}
-        found = {kind: files for kind, files in found.items() if files}
+        if is_url(path):
+            return {_kind(path) or "text": [path]}
+        if Path(path).is_dir():
+            names = sorted(os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
+            fallback = None
+        else:
+            names = [path] if Path(path).exists() else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            fallback = "text"
+        found: dict[str, list[str]] = {}
+        for name in names:
+            if kind := _kind(name) or fallback:
+                found.setdefault(kind, []).append(name)
         if not found:
             raise UserError(
                 f"{path}: neither a dataset (no manifest.json, no *.h5) nor text (no .txt, .md, .jsonl, .json, "
@@ -94,6 +101,10 @@ class TextData:
         if others := len(names) - sum(map(len, found.values())):
             self.notes.append(f"{path}: {others:,} files of other kinds are left out")
         return found
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for kind, pattern in KINDS.items() if pattern.search(name)), None)
 
 
 def _reader(settings: dict[str, Any]) -> ReaderConfig:

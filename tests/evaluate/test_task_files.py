@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from modelzoo.base_config import UserError
-from modelzoo.evaluate.task_files import TaskFiles, needs_network, select
+from modelzoo.evaluate.task_files import OFFLINE, QUIET, TaskFiles, needs_network, select
 
 PLAIN = {
     "dataset_path": "json",
@@ -20,6 +20,14 @@ PLAIN = {
     "doc_to_choice": "{{[right, wrong]}}",
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`select` sets variables that are not to outlive a test."""
+    for variable in QUIET | OFFLINE:
+        monkeypatch.setenv(variable, "1")
+        monkeypatch.delenv(variable)
 
 
 def write(folder: Path, files: dict[str, Any]) -> Path:
