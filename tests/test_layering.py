@@ -26,6 +26,8 @@ ALLOWED = {
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
+    "modelzoo.evaluate": CONFIG_LAYER
+    | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.convert": CONFIG_LAYER | {"modelzoo.convert", "modelzoo.model"},
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
