@@ -20,32 +20,33 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)  # rows: all of q, then k, then v
         self.out = nn.Linear(width, width, bias=config.attention_bias)
         self.head_dim = config.head_dim
-        self.rotate = config.position.rotate
+        self.rotate, self.rotate_ = config.position.rotate, config.position.rotate_
         self.scale = scaling_of(config).attention
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
+        """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place. With a cache, `x` is
+        (1, N, D): the tokens it expects."""
+        qkv = self.qkv(x)
+        if cache is not None:
+            assert mask is None, "a cache holds one document a row"
+            return self.out(cache.attend(qkv[0], self.rotate_, self.scale)).unsqueeze(0)
         q, k, v = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
-            for part in self.qkv(x).chunk(3, dim=-1)
+            for part in qkv.chunk(3, dim=-1)
         )
         q, k = self.rotate(q, position), self.rotate(k, position)
-        if cache is None:
-            attended = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                dropout_p=self.dropout.p if self.training else 0.0,
-                is_causal=mask is None,
-                scale=self.scale,
-            )
-        else:
-            assert mask is None, "a cache holds one document a row"
-            attended = cache.attend(q, k, v, self.scale)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+            is_causal=mask is None,
+            scale=self.scale,
+        )
         return self.dropout(self.out(attended.transpose(1, 2).flatten(2)))  # (B, T, D)
 
 

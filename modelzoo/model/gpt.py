@@ -71,10 +71,7 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(position_ids)
         x = self.dropout(x * self.scaling.embed)
-        if cache is None:
-            position = self.config.position.table(position_ids, self.config.head_dim)
-        else:
-            position = cache.table()
+        position = None if cache is not None else self.config.position.table(position_ids, self.config.head_dim)
         mask = None if segment_ids is None else within_segments(segment_ids)
         for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
             x = block(x, position, layer_cache, mask)
