@@ -6,7 +6,6 @@ Shapes: B batch, T positions, D hidden_size, H heads, K head_dim.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelzoo.model.cache import LayerCache
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.scaling import scaling_of
 
@@ -20,22 +19,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.attention_bias)  # rows: all of q, then k, then v
         self.out = nn.Linear(width, width, bias=config.attention_bias)
         self.head_dim = config.head_dim
-        self.rotate, self.rotate_ = config.position.rotate, config.position.rotate_
+        self.rotate = config.position.rotate
         self.scale = scaling_of(config).attention
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place. With a cache, `x` is
-        (1, N, D): the tokens it expects."""
-        qkv = self.qkv(x)
-        if cache is not None:
-            assert mask is None, "a cache holds one document a row"
-            return self.out(cache.attend(qkv[0], self.rotate_, self.scale)).unsqueeze(0)
+    def forward(self, x: Tensor, position: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
         q, k, v = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
-            for part in qkv.chunk(3, dim=-1)
+            for part in self.qkv(x).chunk(3, dim=-1)
         )
         q, k = self.rotate(q, position), self.rotate(k, position)
         attended = F.scaled_dot_product_attention(

@@ -43,5 +43,6 @@ class PositionConfig(Config):
         """What `rotate_` needs for these positions (T,), with the positions in dimension 1; or None."""
         return None
 
-    def rotate_(self, x: "Tensor", factors: "Tensor") -> None:
-        """As `rotate`, in place and without a gradient, for generation: queries and keys (T, heads, K)."""
+    def rotate_(self, x: "Tensor", factors: "tuple[Tensor, ...]") -> None:
+        """As `rotate`, in place and without a gradient, for generation: queries and keys (T, heads, K). `factors`
+        come unbound."""

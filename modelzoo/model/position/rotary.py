@@ -79,12 +79,12 @@ class RotaryPosition(PositionConfig):
         pair_dim = -1 if self.style == "interleaved" else -2
         return torch.stack((torch.stack((cos, cos), pair_dim), torch.stack((-sin, sin), pair_dim)))
 
-    def rotate_(self, x: "Tensor", factors: "Tensor") -> None:
+    def rotate_(self, x: "Tensor", factors: "tuple[Tensor, ...]") -> None:
         own, partners = factors
-        pair_dim = -1 if self.style == "interleaved" else -2
-        pairs = x[..., : self.rotary_dim(x.shape[-1])].unflatten(-1, own.shape[-2:])
+        num, _, *shape = own.shape
+        pairs = x.as_strided((num, x.shape[1], *shape), (*x.stride()[:2], shape[1], 1))
         in_fp32 = pairs.float()  # the same memory, where it is fp32
-        swapped = in_fp32.flip(pair_dim)
+        swapped = in_fp32.flip(-1 if self.style == "interleaved" else -2)
         in_fp32.mul_(own).addcmul_(swapped, partners)
         if in_fp32 is not pairs:
             pairs.copy_(in_fp32)
