@@ -56,11 +56,11 @@ def run(
     stream: bool = True,
 ) -> tuple[str, int]:
     """The continuation, and how many tokens it took. Streams prompt and continuation to standard output."""
-    import torch
-
     from modelzoo.base_config import UserError
     from modelzoo.launch import load_model, load_tokenizer
+    from modelzoo.model.decoder import Token
     from modelzoo.model.generate import generate
+    from modelzoo.model.sampling import Sampling
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     accelerator = accelerator_from(device=device)
@@ -82,9 +82,9 @@ def run(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
 
-    def on_token(token: torch.Tensor) -> None:
-        if int(token) != tokenizer.end_of_document_id:
-            pieces.append(decoder.decode(tokenizer.decode_bytes([int(token)])))
+    def on_token(_: int, token: Token) -> None:
+        if token.token_id != tokenizer.end_of_document_id:
+            pieces.append(decoder.decode(tokenizer.decode_bytes([token.token_id])))
             if stream:
                 print(pieces[-1], end="", flush=True)
 
@@ -93,13 +93,10 @@ def run(
     try:
         generated = generate(
             model,
-            torch.tensor([ids], device=accelerator.device),
+            [ids],
             max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop_id=tokenizer.end_of_document_id,
+            Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
+            stop_ids=[tokenizer.end_of_document_id],
             on_token=on_token,
         )
     except ValueError as error:  # a prompt too long, options that contradict each other
@@ -108,4 +105,4 @@ def run(
     if stream:
         print(pieces[-1])
         sys.stdout.flush()
-    return "".join(pieces), generated.shape[1] - len(ids)
+    return "".join(pieces), len(generated[0].token_ids)

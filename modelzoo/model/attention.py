@@ -1,9 +1,8 @@
 """Causal self-attention.
 
-Shapes: B batch, T positions of the input, S with those in the cache, D hidden_size, H heads, K head_dim.
+Shapes: B batch, T positions, D hidden_size, H heads, K head_dim.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,32 +33,20 @@ class Attention(nn.Module):
             for part in self.qkv(x).chunk(3, dim=-1)
         )
         q, k = self.rotate(q, position), self.rotate(k, position)
-        if cache is not None:
+        if cache is None:
+            attended = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=self.dropout.p if self.training else 0.0,
+                is_causal=mask is None,
+                scale=self.scale,
+            )
+        else:
             assert mask is None, "a cache holds one document a row"
-            k, v = cache.append(k, v)  # (B, H, S, K)
-        attended = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=_mask_after_cache(q, k) if mask is None else mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-            is_causal=mask is None and q.shape[2] == k.shape[2],
-            scale=self.scale,
-        )
+            attended = cache.attend(q, k, v, self.scale)
         return self.dropout(self.out(attended.transpose(1, 2).flatten(2)))  # (B, T, D)
-
-
-def _mask_after_cache(q: Tensor, k: Tensor) -> Tensor | None:
-    """(T, S), True where a query may look: needed only by several queries behind a cache that is not empty.
-
-    `is_causal` aligns queries with the first keys, so it serves an empty cache only. One query sees every
-    key.
-    """
-    num_queries, num_keys = q.shape[2], k.shape[2]
-    if num_queries in (1, num_keys):
-        return None
-    mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device)
-    return mask.tril(num_keys - num_queries)
 
 
 def within_segments(segment_ids: Tensor) -> Tensor:

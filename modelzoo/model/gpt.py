@@ -41,9 +41,9 @@ class GPT(nn.Module):
         )
         initialize(self, config, seed)
 
-    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits (B, T, V). With a cache, `input_ids` are the tokens after those it holds."""
-        return self.logits(self.hidden(input_ids, cache))
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        return self.logits(self.hidden(input_ids))
 
     def hidden(
         self,
@@ -55,22 +55,26 @@ class GPT(nn.Module):
         """The normalised output of the last block, (B, T, D).
 
         Where rows hold several documents, `position_ids` (B, T) count within each, and tokens attend only to
-        those of the same `segment_ids` (B, T).
+        those of the same `segment_ids` (B, T). With a cache, `input_ids` (1, N) are the tokens it expects.
         """
-        start = 0 if cache is None else cache.length
         length = input_ids.shape[1]
-        if start + length > self.config.max_seq_len:
+        if cache is not None:
+            position_ids = cache.position_ids
+        elif length > self.config.max_seq_len:
             raise ValueError(
-                f"input of {start + length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
+                f"input of {length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
                 "shorten the input, or use a model with a larger max_seq_len"
             )
+        elif position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device)
         x = self.embedding(input_ids)
-        if position_ids is None:
-            position_ids = torch.arange(start, start + length, device=x.device)
         if self.position_embedding is not None:
             x = x + self.position_embedding(position_ids)
         x = self.dropout(x * self.scaling.embed)
-        position = self.config.position.table(position_ids, self.config.head_dim)
+        if cache is None:
+            position = self.config.position.table(position_ids, self.config.head_dim)
+        else:
+            position = cache.table()
         mask = None if segment_ids is None else within_segments(segment_ids)
         for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
             x = block(x, position, layer_cache, mask)
