@@ -1,5 +1,6 @@
 """Completions in a batch that changes while it runs: each begins when a row is free and leaves when it is done."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ class Completion:
     num_tokens: int = 0
     """Tokens made so far, with those that do not show in the text."""
     finish_reason: FinishReason | None = None
+    seconds: float = 0.0
+    """From its beginning in the batch to its last token."""
+    _began: float = 0.0
     _held: list[ShownToken] = field(default_factory=list)
     """Tokens whose text is held back."""
 
@@ -83,6 +87,7 @@ class Batcher:
             stop_ids=[self.tokenizer.end_of_document_id],
             num_logprobs=completion.num_logprobs,
         )
+        completion._began = time.monotonic()
         self._rows[row] = completion, TextStream(self.tokenizer.decode_bytes, completion.stop)
 
     def remove(self, completion: Completion) -> None:
@@ -104,6 +109,8 @@ class Batcher:
         for token in self.decoder.step():
             completion, stream = self._rows[token.row]
             piece = _take(completion, stream, token)
+            if piece.finish_reason is not None:
+                completion.seconds = time.monotonic() - completion._began
             if token.finished:
                 del self._rows[token.row]
             elif piece.finish_reason is not None:

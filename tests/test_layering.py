@@ -32,6 +32,9 @@ ALLOWED = {
     "modelzoo.launch": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    "modelzoo.text_stream": set(),
+    "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
+    "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},

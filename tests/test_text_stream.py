@@ -35,7 +35,9 @@ def test_a_character_appears_with_its_last_byte():
     assert streamed("aé😀b".encode())[0] == ["a", "", "é", "", "", "", "😀", "b", ""]
 
 
-@pytest.mark.parametrize("data", [b"ab\xe2\x82", b"\xff\xfeok", b"\xf0\x9f\x98", b"a\xe2b", b"\xf0\x9f\x98\xe2\x82\xac"])
+@pytest.mark.parametrize(
+    "data", [b"ab\xe2\x82", b"\xff\xfeok", b"\xf0\x9f\x98", b"a\xe2b", b"\xf0\x9f\x98\xe2\x82\xac"]
+)
 def test_bytes_that_are_no_text_read_as_they_do_at_once(data):
     assert "".join(streamed(data)[0]) == data.decode(errors="replace")
 

@@ -11,7 +11,8 @@ from typing import Any
 import typer
 
 from modelzoo.base_config import UserError
-from modelzoo.cli.arguments import accelerator_from, say
+from modelzoo.cli.arguments import say
+from modelzoo.cli.decoding import check_precision, load_for_decoding
 
 EXTRA = ("starlette", "uvicorn")
 SHUTDOWN_SECONDS = 30
@@ -25,8 +26,12 @@ def command(
     host: str = typer.Option("127.0.0.1", help="Address to listen on; the default is reached from this machine only."),
     port: int = typer.Option(8000, min=0, max=65535, help="0 takes a free one, and says which."),
     name: str = typer.Option(None, help="What clients call the model; the run's name otherwise."),
-    max_batch_size: int = typer.Option(8, min=1, help="Completions computed at a time; each takes memory for its cache."),
-    max_len: int = typer.Option(None, min=2, help="Tokens of a prompt and its completion; the model's context otherwise."),
+    max_batch_size: int = typer.Option(
+        8, min=1, help="Completions computed at a time; each takes memory for its cache."
+    ),
+    max_len: int = typer.Option(
+        None, min=2, help="Tokens of a prompt and its completion; the model's context otherwise."
+    ),
     max_queue: int = typer.Option(64, min=1, help="Completions that wait for a place in the batch; beyond: 429."),
     max_requests: int = typer.Option(64, min=1, help="Requests at a time; beyond: 429."),
     max_choices: int = typer.Option(32, min=1, help="Completions of one request: prompts times n."),
@@ -38,7 +43,10 @@ def command(
     if missing := [package for package in EXTRA if importlib.util.find_spec(package) is None]:
         raise UserError(f"modelzoo serve needs {' and '.join(missing)}: pip install 'modelzoo[serve]'")
     if max_choices > max_queue:
-        raise UserError(f"--max-choices {max_choices}: a request of so many never fits --max-queue {max_queue}; raise that")
+        raise UserError(
+            f"--max-choices {max_choices}: a request of so many never fits --max-queue {max_queue}; raise that"
+        )
+    check_precision(precision)
     listener = bind(host, port)
 
     from modelzoo.batching import Batcher
@@ -49,16 +57,15 @@ def command(
     from modelzoo.serve.limits import Limits
     from modelzoo.trainer.checkpoint import find_checkpoint
 
-    accelerator = accelerator_from(device=device)
     folder = find_checkpoint(checkpoint)
     config = load_saved_config(folder)
     if max_len is not None and max_len > config.model.max_seq_len:
         raise UserError(f"--max-len {max_len}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")
-    model = load_for_decoding(folder, accelerator, precision)
+    model = load_for_decoding(folder, device, precision)
     batcher = Batcher(Decoder(model, max_batch_size, max_len), load_tokenizer(folder))
     limits = Limits(max_body_bytes=max_body_bytes, max_choices=max_choices, max_requests=max_requests)
     run(build_app(Engine(batcher, max_queue), name or config.name, limits), listener, str(folder))
-    
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that holds the address, and accepts nobody before `run`."""
@@ -74,7 +81,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 def refuse_address(host: str, port: int, error: OSError) -> Any:
     reason = (error.strerror or str(error)).lower()
-    raise UserError(f"--host {host} --port {port}: {reason}; choose another with --port, or 0 for any free one") from None
+    raise UserError(
+        f"--host {host} --port {port}: {reason}; choose another with --port, or 0 for any free one"
+    ) from None
 
 
 def run(app: Any, listener: socket.socket, what: str) -> None:

@@ -212,7 +212,10 @@ def check_name(asked: str | None, name: str) -> None:
     """Raise ApiError (404) where another model is asked for."""
     if asked not in (None, name):
         raise ApiError(
-            404, f"the model {asked!r:.100} does not exist; this server has {name!r}", param="model", code="model_not_found"
+            404,
+            f"the model {asked!r:.100} does not exist; this server has {name!r}",
+            param="model",
+            code="model_not_found",
         )
 
 
@@ -252,9 +255,7 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
                 if len(body) > limits.max_body_bytes:
                     raise too_long
     except TimeoutError:
-        raise ApiError(
-            408, f"the body did not arrive within {limits.body_seconds:g} seconds", headers=CLOSE
-        ) from None
+        raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} seconds", headers=CLOSE) from None
     return bytes(body)
 
 

@@ -60,9 +60,8 @@ def _is_ids(value: Any) -> bool:
 def _prompts(value: Any) -> list[str | list[int]]:
     if isinstance(value, str) or _is_ids(value):
         return [value]
-    if isinstance(value, list) and value:
-        if all(isinstance(item, str) for item in value) or all(map(_is_ids, value)):
-            return value
+    if isinstance(value, list) and value and (all(isinstance(item, str) for item in value) or all(map(_is_ids, value))):
+        return value
     raise ValueError("expected a text, a list of texts, a list of token ids, or a list of such lists; none empty")
 
 
@@ -117,7 +116,7 @@ def parse_request(body: bytes) -> CompletionRequest:
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise ApiError(400, "the body must be a JSON object, such as {\"prompt\": \"Once\", \"max_tokens\": 16}")
+        raise ApiError(400, 'the body must be a JSON object, such as {"prompt": "Once", "max_tokens": 16}')
     unsupported = [key for key in data if key in NEUTRAL and data[key] not in NEUTRAL[key]]
     unknown = [key for key in data if key not in NEUTRAL and key not in CompletionRequest.model_fields]
     if wrong := unsupported + unknown:
