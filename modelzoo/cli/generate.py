@@ -80,7 +80,7 @@ def command(
         for number, done in enumerate(in_order(batcher, completions)):
             answer = _answer(asked[number], done)
             if as_json:
-                print(json.dumps(answer, indent=1 if alone else None, ensure_ascii=False), flush=True)
+                print(json.dumps(answer, indent=1 if alone else None), flush=True)
             else:
                 print(f"── {number + 1} of {len(asked)} ──\n{answer['prompt']}{answer['text']}", flush=True)
     except KeyboardInterrupt:

@@ -110,6 +110,14 @@ def run(app: Any, listener: socket.socket, what: str) -> None:
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has stopped
         signal.signal(number, signal.SIG_IGN)
+    announce(listener, what)
+    uvicorn.Server(config).run(sockets=[listener])
+    say("stopped")
+
+
+def announce(listener: socket.socket, what: str) -> None:
+    """Say where the server is reached, and warn if that is not from this machine alone."""
+    address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     if not ipaddress.ip_address(address.split("%")[0]).is_loopback:
         say(
@@ -117,5 +125,3 @@ def run(app: Any, listener: socket.socket, what: str) -> None:
             "There are no keys and no encryption; put a proxy that has both in front, or leave --host out"
         )
     say(f"serving {what} at http://{shown}:{port}/v1 (Ctrl-C stops)")
-    uvicorn.Server(config).run(sockets=[listener])
-    say("stopped")
