@@ -6,7 +6,6 @@ Shapes: B batch, T positions, D hidden_size, H heads, K head_dim.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelzoo.model.cache import LayerCache
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.scaling import scaling_of
 
@@ -24,28 +23,22 @@ class Attention(nn.Module):
         self.scale = scaling_of(config).attention
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
         q, k, v = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
         q, k = self.rotate(q, position), self.rotate(k, position)
-        if cache is None:
-            attended = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                dropout_p=self.dropout.p if self.training else 0.0,
-                is_causal=mask is None,
-                scale=self.scale,
-            )
-        else:
-            assert mask is None, "a cache holds one document a row"
-            attended = cache.attend(q, k, v, self.scale)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+            is_causal=mask is None,
+            scale=self.scale,
+        )
         return self.dropout(self.out(attended.transpose(1, 2).flatten(2)))  # (B, T, D)
 
 

@@ -1,18 +1,36 @@
 """Keys and values of the tokens seen so far, kept for generation.
 
 The rows of a cache are texts of different lengths. Tokens come without padding: those of all rows one after
-the other, as one sequence of N tokens, of which `expect` says where each row's begin.
+the other, as one sequence of N tokens, of which `expect` says whose they are.
 
-Shapes: N new tokens of all rows, R rows that each have one of them, H heads, S positions, K head_dim.
+Shapes: L layers, N new tokens of all rows; G rows of a group, with C new tokens each; H heads, S positions,
+K head_dim.
 """
 
 import math
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from modelzoo.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows beside each other, with equally many new tokens, that attend in one call."""
+
+    num_rows: int
+    tokens: slice
+    """Where their new tokens lie among the N."""
+    keys: tuple[Tensor, ...]
+    """Of each layer, (G, H, S, K): up to the end of the longest row, new tokens included."""
+    values: tuple[Tensor, ...]
+    mask: Tensor | None
+    """Added to the scores, (C, S) or (G, 1, 1, S)."""
+    causal: bool
+    """The new tokens are the first, and each looks at those before it: no mask is needed."""
 
 
 class KVCache:
@@ -27,75 +45,66 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.max_rows, self.max_len, self.dtype, self.device = max_rows, max_len, dtype, torch.device(device)
-        shape = (max_rows, max_len, 2, config.num_heads, config.head_dim)
+        self.max_len, self.dtype, self.device = max_len, dtype, torch.device(device)
+        shape = (config.num_layers, 2, max_rows, config.num_heads, max_len, config.head_dim)
         # Zeros: what lies behind the end of a shorter row is multiplied by a probability of 0, so it must be finite.
-        self.layers = [
-            LayerCache(self, torch.zeros(shape, dtype=dtype, device=device)) for _ in range(config.num_layers)
-        ]
+        self._stored = torch.zeros(shape, dtype=dtype, device=device)
+        self.layers = self._stored.flatten(1, 4).unbind()
+        """Of each layer, the memory by `slots`: (2 · rows · H · S, K)."""
+        part, head = (torch.arange(count, device=device) for count in (2, config.num_heads))
+        self._row_size = config.num_heads * max_len
+        self._heads = (part[:, None] * (max_rows * self._row_size) + head * max_len).flatten()  # (2 · H,)
+        self._factors = config.position.factors(torch.arange(max_len, device=device), config.head_dim)
         self.lengths = [0] * max_rows
-        self._table = config.position.table(torch.arange(max_len, device=device), config.head_dim)
 
     def expect(self, num_single: int, runs: list[tuple[int, int]]) -> None:
         """Say whose tokens come next: one of each of the rows 0 … num_single - 1, then `runs` of (row, number of
-        tokens)."""
-        self.num_single, self.runs = num_single, [(row, self.lengths[row], count) for row, count in runs]
+        its tokens), by rows in ascending order."""
         rows, positions = list(range(num_single)), self.lengths[:num_single]
-        for row, start, count in self.runs:
+        for row, count in runs:
             rows += [row] * count
-            positions += range(start, start + count)
+            positions += range(self.lengths[row], self.lengths[row] + count)
         assert max(positions) < self.max_len, (max(positions), self.max_len)
         self.position_ids = torch.tensor(positions, device=self.device)  # (N,)
-        self.slots = torch.tensor(rows, device=self.device) * self.max_len + self.position_ids  # (N,)
-        for row, count in [(row, 1) for row in range(num_single)] + runs:
+        starts = torch.tensor(rows, device=self.device).mul_(self._row_size).add_(self.position_ids)
+        self.slots = (starts[:, None] + self._heads).flatten()  # (N · 2 · H,)
+        self.factors = None if self._factors is None else self._factors[:, self.position_ids].unbind()
+        self.groups = [self._single(num_single)] if num_single else []
+        start = num_single
+        by_shape = ((row, self.lengths[row], count) for row, count in runs)
+        for _, group in groupby(by_shape, lambda run: (run[1:], run[0] if run[1] else None)):
+            alike = list(group)
+            self.groups.append(self._alike(start, alike[0][0], len(alike), *alike[0][1:]))
+            start = self.groups[-1].tokens.stop
+        for row in range(num_single):
+            self.lengths[row] += 1
+        for row, count in runs:
             self.lengths[row] += count
-        self.longest = max(self.lengths[:num_single], default=0)
-        self.mask: Tensor | None = None
-        if any(length != self.longest for length in self.lengths[:num_single]):
-            lengths = torch.tensor(self.lengths[:num_single], device=self.device)
-            late = torch.arange(self.longest, device=self.device) >= lengths[:, None]  # (R, S)
-            self.mask = torch.zeros(late.shape, dtype=self.dtype, device=self.device)
-            self.mask = self.mask.masked_fill_(late, -math.inf)[:, None, None]
 
-    def table(self) -> Tensor | None:
-        """What the position kind needs for the expected tokens: (2, N, …)."""
-        return None if self._table is None else self._table[:, self.position_ids]
+    def _single(self, num_rows: int) -> Group:
+        """Rows of any length with one new token each."""
+        lengths = [length + 1 for length in self.lengths[:num_rows]]
+        longest, mask = max(lengths), None
+        if min(lengths) != longest:
+            behind = torch.arange(longest, device=self.device) >= torch.tensor(lengths, device=self.device)[:, None]
+            mask = torch.zeros(behind.shape, dtype=self.dtype, device=self.device)
+            mask = mask.masked_fill_(behind, -math.inf)[:, None, None]  # (G, 1, 1, S)
+        return Group(num_rows, slice(0, num_rows), *self._views(0, num_rows, longest), mask, causal=False)
+
+    def _alike(self, start: int, row: int, num_rows: int, past: int, count: int) -> Group:
+        """Rows from `row` on that all have `past` tokens and `count` new ones."""
+        mask, length = None, past + count
+        if past and count > 1:  # SDPA's own causal mask aligns queries with the first keys: for an empty past
+            mask = torch.full((count, length), -math.inf, dtype=self.dtype, device=self.device).triu_(past + 1)
+        tokens = slice(start, start + num_rows * count)
+        return Group(num_rows, tokens, *self._views(row, num_rows, length), mask, causal=past == 0 and count > 1)
+
+    def _views(self, row: int, num_rows: int, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        keys, values = self._stored.narrow(2, row, num_rows).narrow(4, 0, length).unbind(1)
+        return keys.unbind(), values.unbind()
 
     def move(self, source: int, target: int) -> None:
         """Put a row in another's place; that one is lost."""
         length = self.lengths[source]
-        for layer in self.layers:
-            layer.stored[target, :length] = layer.stored[source, :length]
+        self._stored[:, :, target, :, :length] = self._stored[:, :, source, :, :length]
         self.lengths[target], self.lengths[source] = length, 0
-
-
-class LayerCache:
-    """One block's keys and values, (rows, S, 2, H, K)."""
-
-    def __init__(self, cache: KVCache, stored: Tensor) -> None:
-        self._cache, self.stored = cache, stored
-        self._flat = stored.flatten(0, 1)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """Store keys and values of the expected tokens, each (1, H, N, K); what the queries find: (1, H, N, K)."""
-        cache = self._cache
-        self._flat[cache.slots] = torch.stack((k[0], v[0])).permute(2, 0, 1, 3)  # (N, 2, H, K)
-        parts, start = [], cache.num_single
-        if start:
-            keys, values = self.stored[:start, : cache.longest].permute(2, 0, 3, 1, 4)  # (R, H, S, K)
-            single = q[0, :, :start].transpose(0, 1).unsqueeze(2)  # (R, H, 1, K)
-            attended = F.scaled_dot_product_attention(single, keys, values, attn_mask=cache.mask, scale=scale)
-            parts.append(attended.squeeze(2).transpose(0, 1))
-        for row, past, count in cache.runs:
-            keys, values = self.stored[row, : past + count].permute(1, 2, 0, 3).unsqueeze(1)  # (1, H, S, K)
-            mask = None  # `is_causal` aligns queries with the first keys: for an empty past only
-            if past:
-                mask = torch.ones(count, past + count, dtype=torch.bool, device=q.device).tril(past)
-            queries = q[:, :, start : start + count]
-            parts.append(
-                F.scaled_dot_product_attention(
-                    queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale
-                )[0]
-            )
-            start += count
-        return torch.cat(parts, dim=1).unsqueeze(0)

@@ -7,6 +7,7 @@ while decoder.num_rows:
         print(token.row, token.token_id, token.finished)
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
+from modelzoo.model.inference import Inference
 from modelzoo.model.sampling import Chooser, Sampling
 
 Finished = Literal["stop", "length"]
@@ -69,7 +71,7 @@ class Decoder:
         """Takes the memory for `max_rows` rows of up to `max_len` tokens, prompt included (max_seq_len). A step
         reads at most `max_prefill_tokens` of the prompts that wait, so that none holds up the others for long.
 
-        Puts the model in evaluation mode. Raises ValueError where max_len exceeds the model's max_seq_len.
+        Raises ValueError where max_len exceeds the model's max_seq_len.
         """
         config = model.config
         self.max_len = config.max_seq_len if max_len is None else max_len
@@ -80,7 +82,8 @@ class Decoder:
         ):
             if value < 1 or (limit is not None and value > limit):
                 raise ValueError(f"{name}={value}: expected at least 1" + (f", at most {limit}" if limit else ""))
-        self.model, self.max_rows, self.max_prefill_tokens = model.eval(), max_rows, max_prefill_tokens
+        self.config, self.max_rows, self.max_prefill_tokens = config, max_rows, max_prefill_tokens
+        self._inference = Inference(model)
         weight = model.embedding.weight
         self._device = weight.device
         self._cache = KVCache(config, max_rows, self.max_len, dtype=weight.dtype, device=weight.device)
@@ -120,7 +123,7 @@ class Decoder:
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         ids = list(input_ids)
         prompt = torch.tensor(ids, device=self._device)
-        chooser = Chooser(sampling, prompt, self.model.config.vocab_size)
+        chooser = Chooser(sampling, prompt, self.config.vocab_size)
         self._waiting.append(_Row(handle, ids, chooser, max_new_tokens, frozenset(stop_ids), num_logprobs))
         return handle
 
@@ -132,7 +135,7 @@ class Decoder:
         num_logprobs: int | None = None,
     ) -> None:
         """Raise the ValueError that `add` would."""
-        length, vocab_size = len(input_ids), self.model.config.vocab_size
+        length, vocab_size = len(input_ids), self.config.vocab_size
         if length == 0:
             raise ValueError("the prompt is empty; give at least one token, for example the end-of-document id")
         for name, ids in (("the prompt", input_ids), ("stop_ids", stop_ids)):
@@ -144,7 +147,7 @@ class Decoder:
         if num_logprobs is not None and not 0 <= num_logprobs <= vocab_size:
             raise ValueError(f"num_logprobs={num_logprobs}: expected 0 … {vocab_size}, or None")
         if length + max_new_tokens > self.max_len:
-            whose = "max_seq_len" if self.max_len == self.model.config.max_seq_len else "max_len"
+            whose = "max_seq_len" if self.max_len == self.config.max_seq_len else "max_len"
             raise ValueError(
                 f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} exceed {whose}={self.max_len}; "
                 f"shorten the prompt, or use at most max_new_tokens={max(0, self.max_len - length)}"
@@ -177,14 +180,14 @@ class Decoder:
         counts = [1] * single + [count for _, count in runs]
         self._cache.expect(single, runs)
         input_ids = [token for row, count in zip(rows, counts, strict=True) for token in row.pending[:count]]
-        hidden = self.model.hidden(torch.tensor([input_ids], device=self._device), self._cache)[0]  # (N, D)
+        hidden = self._inference.hidden(torch.tensor(input_ids, device=self._device), self._cache)  # (N, D)
         for row, count in zip(rows, counts, strict=True):
             del row.pending[:count]
         ready = [slot for slot, row in enumerate(rows) if not row.pending]
-        ends = [end - 1 for end in accumulate(counts)]
-        last = hidden[[ends[slot] for slot in ready]]
-        logits = self.model.logits(last)[:, : self.model.config.vocab_size].float()  # (ready, V)
-        tokens = self._choose(logits, [rows[slot] for slot in ready])
+        if runs:
+            ends = [end - 1 for end in accumulate(counts)]
+            hidden = hidden[[ends[slot] for slot in ready]]
+        tokens = self._choose(self._inference.logits(hidden), [rows[slot] for slot in ready])
         for slot, token in reversed(list(zip(ready, tokens, strict=True))):
             if token.finished:
                 self._release(slot)
@@ -209,7 +212,7 @@ class Decoder:
     def _choose(self, logits: Tensor, rows: list[_Row]) -> list[Token]:
         """The next token of each row, from logits (rows, V)."""
         best, chosen = logits.max(-1)
-        if not best.isfinite().all():
+        if not all(map(math.isfinite, best.tolist())):
             raise ValueError("the model's logits are not finite; its weights may be damaged, or fp16 too narrow")
         for index, row in enumerate(rows):
             if not row.chooser.plain:

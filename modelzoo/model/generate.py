@@ -54,32 +54,26 @@ def generate(
         raise ValueError(f"max_rows={max_rows}: expected 1 or more")
     completions = [Completion() for _ in ids]
     longest = max((len(prompt) for prompt in ids), default=0) + max_new_tokens
-    was_training = model.training
-    try:
-        max_len = max(1, min(longest, model.config.max_seq_len))
-        decoder = Decoder(model, max(1, min(max_rows, len(ids))), max_len)
-        for prompt in ids:
-            decoder.check(prompt, max_new_tokens, stop_ids, num_logprobs)
-        waiting, at_work = list(enumerate(ids))[::-1], dict[int, int]()  # at_work: handle to index
-        while waiting or at_work:
-            while waiting and decoder.num_free:
-                index, prompt = waiting.pop()
-                handle = decoder.add(
-                    prompt, options[index], max_new_tokens, stop_ids=stop_ids, num_logprobs=num_logprobs
-                )
-                at_work[handle] = index
-            for token in decoder.step():
-                index = at_work[token.row]
-                completion = completions[index]
-                completion.token_ids.append(token.token_id)
-                if token.logprob is not None:
-                    completion.logprobs.append(token.logprob)
-                completion.finished = token.finished
-                if on_token is not None and on_token(index, token) and token.finished is None:
-                    decoder.remove(token.row)
-                    completion.finished = "stop"
-                if completion.finished is not None:
-                    del at_work[token.row]
-    finally:
-        model.train(was_training)
+    max_len = max(1, min(longest, model.config.max_seq_len))
+    decoder = Decoder(model, max(1, min(max_rows, len(ids))), max_len)
+    for prompt in ids:
+        decoder.check(prompt, max_new_tokens, stop_ids, num_logprobs)
+    waiting, at_work = list(enumerate(ids))[::-1], dict[int, int]()  # at_work: handle to index
+    while waiting or at_work:
+        while waiting and decoder.num_free:
+            index, prompt = waiting.pop()
+            handle = decoder.add(prompt, options[index], max_new_tokens, stop_ids=stop_ids, num_logprobs=num_logprobs)
+            at_work[handle] = index
+        for token in decoder.step():
+            index = at_work[token.row]
+            completion = completions[index]
+            completion.token_ids.append(token.token_id)
+            if token.logprob is not None:
+                completion.logprobs.append(token.logprob)
+            completion.finished = token.finished
+            if on_token is not None and on_token(index, token) and token.finished is None:
+                decoder.remove(token.row)
+                completion.finished = "stop"
+            if completion.finished is not None:
+                del at_work[token.row]
     return completions

@@ -3,15 +3,12 @@
 Shapes: B batch, T positions, D hidden_size, V vocabulary (num_embeddings).
 """
 
-from itertools import repeat
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelzoo.model.attention import within_segments
 from modelzoo.model.block import Block
-from modelzoo.model.cache import KVCache
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.init import initialize
 from modelzoo.model.loss import linear_cross_entropy
@@ -48,36 +45,30 @@ class GPT(nn.Module):
     def hidden(
         self,
         input_ids: Tensor,
-        cache: KVCache | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> Tensor:
         """The normalised output of the last block, (B, T, D).
 
         Where rows hold several documents, `position_ids` (B, T) count within each, and tokens attend only to
-        those of the same `segment_ids` (B, T). With a cache, `input_ids` (1, N) are the tokens it expects.
+        those of the same `segment_ids` (B, T).
         """
         length = input_ids.shape[1]
-        if cache is not None:
-            position_ids = cache.position_ids
-        elif length > self.config.max_seq_len:
+        if length > self.config.max_seq_len:
             raise ValueError(
                 f"input of {length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
                 "shorten the input, or use a model with a larger max_seq_len"
             )
-        elif position_ids is None:
-            position_ids = torch.arange(length, device=input_ids.device)
         x = self.embedding(input_ids)
+        if position_ids is None:
+            position_ids = torch.arange(length, device=x.device)
         if self.position_embedding is not None:
             x = x + self.position_embedding(position_ids)
         x = self.dropout(x * self.scaling.embed)
-        if cache is None:
-            position = self.config.position.table(position_ids, self.config.head_dim)
-        else:
-            position = cache.table()
+        position = self.config.position.table(position_ids, self.config.head_dim)
         mask = None if segment_ids is None else within_segments(segment_ids)
-        for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
-            x = block(x, position, layer_cache, mask)
+        for block in self.blocks:
+            x = block(x, position, mask)
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -98,7 +89,7 @@ class GPT(nn.Module):
         count. `position_ids` and `segment_ids` as for `hidden`. The logits are never held whole: see
         `linear_cross_entropy`.
         """
-        hidden = self.hidden(input_ids, None, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
+        hidden = self.hidden(input_ids, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
         labels = labels.flatten()  # (B·T,)
         if loss_mask is not None:
             kept = loss_mask.flatten().nonzero().squeeze(1)

@@ -126,10 +126,10 @@ def test_padding_rows_are_never_drawn(model: GPT, temperature: float) -> None:
 
 def test_sampling_follows_the_softmax(model: GPT) -> None:
     prompt = torch.tensor([[3, 4]])
-    drawn = tokens_of(model, prompt.expand(20_000, 2), 1, Sampling(0.7, seed=1), max_rows=20_000)
+    drawn = tokens_of(model, prompt.expand(5_000, 2), 1, Sampling(0.7, seed=1), max_rows=5_000)
     expected = (model(prompt)[0, -1, :20] / 0.7).softmax(-1)
-    found = torch.tensor(drawn).flatten().bincount(minlength=20) / 20_000
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.015)
+    found = torch.tensor(drawn).flatten().bincount(minlength=20) / 5_000
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.025)
 
 
 def test_seed(model: GPT) -> None:
@@ -185,7 +185,7 @@ def test_logprobs_are_the_models(model: GPT) -> None:
     ids = torch.tensor([[3, 4, *completion.token_ids]])
     expected: Tensor = model(ids)[0, 1:-1, :20].log_softmax(-1)
     for position, token in enumerate(tokens):
-        assert token.logprob == pytest.approx(float(expected[position, token.token_id]), abs=1e-5)
+        assert token.logprob == pytest.approx(expected[position, token.token_id].item(), abs=1e-5)
         values, best = expected[position].topk(4)
         assert [token_id for token_id, _ in token.top_logprobs] == best.tolist()
         assert [value for _, value in token.top_logprobs] == pytest.approx(values.tolist(), abs=1e-5)
