@@ -18,9 +18,9 @@ class ScriptedDecoder:
         self.gate = threading.Event()
         self.gate.set()
         self.fails = False
-        self.most_rows = 0
+        self.most_rows = self.num_begun = self.num_steps = 0
+        self.samplings: list[Sampling] = []
         self.rows: dict[int, tuple[list[int], int]] = {}
-        self._next = 0
 
     @property
     def num_free(self) -> int:
@@ -47,16 +47,18 @@ class ScriptedDecoder:
         prompt = self.tokenizer.decode(input_ids)
         answer = self.answers.get(prompt)
         ids = self.tokenizer.encode("x" * 1000) if answer is None else [*self.tokenizer.encode(answer), end]
-        self._next += 1
-        self.rows[self._next] = ids, max_new_tokens
+        self.num_begun += 1
+        self.samplings.append(sampling)
+        self.rows[self.num_begun] = ids, max_new_tokens
         self.most_rows = max(self.most_rows, len(self.rows))
-        return self._next
+        return self.num_begun
 
     def remove(self, row: int) -> None:
         del self.rows[row]
 
     def step(self) -> list[Token]:
-        self.gate.wait()
+        self.gate.wait(20)  # a test that fails does not hang
+        self.num_steps += 1
         if self.fails:
             raise ValueError("planted failure")
         tokens = []

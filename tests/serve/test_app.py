@@ -13,9 +13,11 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 from starlette.testclient import TestClient
 
 from modelzoo.batching import Batcher
+from modelzoo.model.sampling import Sampling
 from modelzoo.serve.app import build_app
 from modelzoo.serve.engine import Engine
 from modelzoo.serve.limits import Limits
+from modelzoo.serve.protocol import CompletionRequest
 from tests.decoders import ScriptedDecoder
 from tests.samples import small_tokenizer
 
@@ -154,6 +156,27 @@ def test_echo(served, stream, prompt):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "athe cat"
 
 
+def test_options_reach_the_choice(served):
+    texts(served.post(["a", "b"], n=2, seed=2**63 - 1, temperature=0.5, top_p=0.9, top_k=7, min_p=0.1))
+    drawn = [Sampling(0.5, top_k=7, top_p=0.9, min_p=0.1, seed=seed) for seed in (2**63 - 1, 0)]
+    assert sorted(served.decoder.samplings, key=repr) == sorted(2 * drawn, key=repr)
+    texts(served.post(temperature=0, top_p=0.9, top_k=7, min_p=0.1, repetition_penalty=2, seed=3))
+    assert served.decoder.samplings[-1] == Sampling(repetition_penalty=2, seed=3)
+    texts(served.post())
+    texts(served.post())
+    first, second = served.decoder.samplings[-2:]
+    assert first.seed != second.seed
+    assert (first.temperature, first.top_p, first.repetition_penalty) == (1, 1, 1)
+
+
+def test_echo_of_several(served):
+    expected = ["athe cat"] * 2 + ["bthe dog and the cat"] * 2
+    asked = {"prompt": ["a", "b"], "n": 2, "echo": True, "max_tokens": 30}
+    assert texts(served.post(**asked)) == expected
+    choices = [choice for chunk in events(served.post(stream=True, **asked)) for choice in chunk["choices"]]
+    assert ["".join(c["text"] for c in choices if c["index"] == index) for index in range(4)] == expected
+
+
 def test_what_asks_for_nothing_is_accepted(served):
     neutral = {"best_of": 1, "frequency_penalty": 0.0, "logit_bias": {}, "presence_penalty": 0, "suffix": None}
     assert texts(served.post(model="small", user=None, n=None, stop=None, temperature=0, top_p=1, **neutral)) == [
@@ -212,6 +235,7 @@ def test_what_cannot_be_honoured_is_refused(body, status, param):
         refused = error(served.client.post(URL, json={"prompt": "a"} | body), status)
         assert refused["param"] == param
         assert refused["type"] == "invalid_request_error"
+        assert (refused["code"] == "unsupported_parameter") == (param not in CompletionRequest.model_fields)
         assert served.engine.num_active == served.engine.num_waiting == 0
 
 
@@ -305,6 +329,8 @@ def test_a_client_that_goes_away_frees_its_rows(stream, max_rows):
         served.decoder.gate.set()
         until(lambda: served.engine.num_active == served.engine.num_waiting == 0)
         assert served.decoder.rows == {}
+        assert served.decoder.num_begun == min(2, max_rows)  # what waited was not begun
+        assert served.decoder.num_steps <= 2  # the one that was under way, and none to the end
         assert texts(served.post()) == ["the cat"]
 
 
