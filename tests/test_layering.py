@@ -44,6 +44,7 @@ WITHOUT_TORCH = [
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
+    "modelzoo.text_stream",
 ]  # fmt: skip
 
 

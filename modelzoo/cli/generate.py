@@ -11,7 +11,7 @@ import typer
 from modelzoo.base_config import UserError
 from modelzoo.cli import prompts as prompts_of
 from modelzoo.cli.arguments import say
-from modelzoo.cli.decoding import check_precision, load_for_decoding
+from modelzoo.cli.decoding import check_precision, load_batcher
 from modelzoo.cli.progress import counting
 from modelzoo.cli.prompts import Prompt
 
@@ -131,9 +131,8 @@ def prepare(
         raise UserError("--stop: is empty; give the text to stop at")
     check_precision(precision)
 
-    from modelzoo.batching import Batcher, Completion
+    from modelzoo.batching import Completion
     from modelzoo.launch import load_saved_config, load_tokenizer
-    from modelzoo.model.decoder import Decoder
     from modelzoo.model.sampling import Sampling
     from modelzoo.trainer.checkpoint import find_checkpoint
 
@@ -166,9 +165,9 @@ def prepare(
         limit = min(100, room) if max_new_tokens is None else max_new_tokens
         completions += [Completion(ids, sampling, limit, tuple(stop)) for sampling in samplings]
     prompts_of.refuse_all(problems)
-    model = load_for_decoding(folder, device, precision)
     longest = max(len(completion.prompt_ids) + completion.max_new_tokens for completion in completions)
-    return Batcher(Decoder(model, min(batch_size, len(completions)), longest), tokenizer), completions
+    max_rows = min(batch_size, len(completions))
+    return load_batcher(folder, tokenizer, device, precision, max_rows, longest), completions
 
 
 def stream(batcher: "Batcher", prompt: Prompt, completion: "Completion") -> None:

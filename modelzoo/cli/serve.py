@@ -12,12 +12,12 @@ import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
-from modelzoo.cli.decoding import check_precision, load_for_decoding
+from modelzoo.cli.decoding import check_precision, load_batcher
 
 EXTRA = ("starlette", "uvicorn")
 SHUTDOWN_SECONDS = 30
 """After a signal, for answers under way to be completed."""
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 500
 """Open at a time, idle ones included; beyond, uvicorn answers 503 before the application sees anything."""
 
 
@@ -34,7 +34,7 @@ def command(
     ),
     max_queue: int = typer.Option(64, min=1, help="Completions that wait for a place in the batch; beyond: 429."),
     max_requests: int = typer.Option(64, min=1, help="Requests at a time; beyond: 429."),
-    max_choices: int = typer.Option(32, min=1, help="Completions of one request: prompts times n."),
+    max_choices: int = typer.Option(None, min=1, help="Completions of one request, prompts times n; 32 otherwise."),
     max_body_bytes: int = typer.Option(2**20, min=1, help="Bytes of a request's body; beyond: 413."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
     precision: str = typer.Option("fp32", help="fp32, bf16."),
@@ -42,6 +42,7 @@ def command(
     """Serve completions over HTTP as OpenAI's API does: /v1/completions, /v1/models, /health."""
     if missing := [package for package in EXTRA if importlib.util.find_spec(package) is None]:
         raise UserError(f"modelzoo serve needs {' and '.join(missing)}: pip install 'modelzoo[serve]'")
+    max_choices = min(32, max_queue) if max_choices is None else max_choices
     if max_choices > max_queue:
         raise UserError(
             f"--max-choices {max_choices}: a request of so many never fits --max-queue {max_queue}; raise that"
@@ -49,9 +50,7 @@ def command(
     check_precision(precision)
     listener = bind(host, port)
 
-    from modelzoo.batching import Batcher
     from modelzoo.launch import load_saved_config, load_tokenizer
-    from modelzoo.model.decoder import Decoder
     from modelzoo.serve.app import build_app
     from modelzoo.serve.engine import Engine
     from modelzoo.serve.limits import Limits
@@ -61,10 +60,13 @@ def command(
     config = load_saved_config(folder)
     if max_len is not None and max_len > config.model.max_seq_len:
         raise UserError(f"--max-len {max_len}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")
-    model = load_for_decoding(folder, device, precision)
-    batcher = Batcher(Decoder(model, max_batch_size, max_len), load_tokenizer(folder))
+    batcher = load_batcher(folder, load_tokenizer(folder), device, precision, max_batch_size, max_len)
     limits = Limits(max_body_bytes=max_body_bytes, max_choices=max_choices, max_requests=max_requests)
-    run(build_app(Engine(batcher, max_queue), name or config.name, limits), listener, str(folder))
+    engine = Engine(batcher, max_queue)
+    try:
+        run(build_app(engine, name or config.name, limits), listener, str(folder))
+    finally:
+        engine.close()  # which a second Ctrl-C leaves to us
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -35,11 +35,12 @@ class Engine:
         self._thread.start()
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop after the current step; completions that are not done fail."""
+        """Stop after the current step; completions that are not done fail. May be called again."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     @property
     def is_alive(self) -> bool:

@@ -123,8 +123,8 @@ def parse_request(body: bytes) -> CompletionRequest:
         known = ", ".join(CompletionRequest.model_fields)
         raise ApiError(
             400,
-            f"unsupported: {', '.join(map(_short, wrong))}; leave it out. Known here: {known}",
-            param=wrong[0],
+            f"unsupported: {', '.join(map(_short, wrong[:10]))}; leave it out. Known here: {known}",
+            param=wrong[0][:80],
             code="unsupported_parameter",
         )
     try:
