@@ -2,11 +2,9 @@
 
 import importlib.util
 import ipaddress
-import logging
-import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import typer
 
@@ -15,10 +13,6 @@ from modelzoo.cli.arguments import say
 from modelzoo.cli.decoding import check_precision, load_batcher
 
 EXTRA = ("starlette", "uvicorn")
-SHUTDOWN_SECONDS = 30
-"""After a signal, for answers under way to be completed."""
-MAX_CONNECTIONS = 500
-"""Open at a time, idle ones included; beyond, uvicorn answers 503 before the application sees anything."""
 
 
 def command(
@@ -54,6 +48,7 @@ def command(
     from modelzoo.serve.app import build_app
     from modelzoo.serve.engine import Engine
     from modelzoo.serve.limits import Limits
+    from modelzoo.serve.server import run
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
@@ -63,14 +58,18 @@ def command(
     batcher = load_batcher(folder, load_tokenizer(folder), device, precision, max_batch_size, max_len)
     limits = Limits(max_body_bytes=max_body_bytes, max_choices=max_choices, max_requests=max_requests)
     engine = Engine(batcher, max_queue)
+    app = build_app(engine, name or config.name, limits)
     try:
-        run(build_app(engine, name or config.name, limits), listener, str(folder))
-    finally:
-        engine.close()  # which a second Ctrl-C leaves to us
+        listener.listen()
+    except OSError as error:  # another process took the same port in the meantime
+        refuse_address(host, port, error)
+    announce(listener, str(folder))
+    run(app, engine, listener)
+    say("stopped")
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that holds the address, and accepts nobody before `run`."""
+    """A socket that holds the address, and lets nobody in before it listens."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -81,40 +80,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def refuse_address(host: str, port: int, error: OSError) -> Any:
+def refuse_address(host: str, port: int, error: OSError) -> NoReturn:
     reason = (error.strerror or str(error)).lower()
     raise UserError(
         f"--host {host} --port {port}: {reason}; choose another with --port, or 0 for any free one"
     ) from None
-
-
-def run(app: Any, listener: socket.socket, what: str) -> None:
-    """Serve until SIGINT or SIGTERM; then complete what is under way, for SHUTDOWN_SECONDS at most."""
-    import uvicorn
-
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("modelzoo").setLevel(logging.INFO)
-    address, port = listener.getsockname()[:2]
-    try:
-        listener.listen(128)
-    except OSError as error:  # another process took the same port in the meantime
-        refuse_address(address, port, error)
-    config = uvicorn.Config(
-        app,
-        lifespan="on",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has stopped
-        signal.signal(number, signal.SIG_IGN)
-    announce(listener, what)
-    uvicorn.Server(config).run(sockets=[listener])
-    say("stopped")
 
 
 def announce(listener: socket.socket, what: str) -> None:

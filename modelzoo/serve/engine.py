@@ -34,13 +34,16 @@ class Engine:
         """Start the thread."""
         self._thread.start()
 
-    def close(self, timeout: float | None = None) -> None:
-        """Stop after the current step; completions that are not done fail. May be called again."""
+    def stop(self) -> None:
+        """Ask the thread to end after the current step; completions that are not done fail."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
+
+    def close(self) -> None:
+        """`stop`, and wait for the thread."""
+        self.stop()
+        self._thread.join()
 
     @property
     def is_alive(self) -> bool:

@@ -192,3 +192,16 @@ def test_an_address_that_others_reach_is_said_loudly(capsys):
         assert ("WARNING: listening on 0.0.0.0" in capsys.readouterr().err) == is_loud
     with pytest.raises(UserError, match="choose another"):
         serve.bind("192.0.2.1", 0)
+
+
+def test_a_second_signal_ends_answers_at_once(checkpoint):
+    server = Server(checkpoint, "--max-batch-size", "1")
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(server.request, "POST", "/v1/completions", {"prompt": "the", "max_tokens": 60, "n": 32})
+        while not server.health()["waiting"]:
+            pass
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        assert server.stop(signal.SIGINT) == 0
+        assert future.result().status == 500
