@@ -21,6 +21,7 @@ from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
 from modelzoo.model.inference import Inference
 from modelzoo.model.sampling import Chooser, Sampling
+from modelzoo.model.weights import Form
 
 Finished = Literal["stop", "length"]
 
@@ -66,10 +67,17 @@ class Decoder:
     """
 
     def __init__(
-        self, model: GPT, max_rows: int = 8, max_len: int | None = None, *, max_prefill_tokens: int = 512
+        self,
+        model: GPT,
+        max_rows: int = 8,
+        max_len: int | None = None,
+        *,
+        max_prefill_tokens: int = 512,
+        weights: Form = "model",
     ) -> None:
         """Takes the memory for `max_rows` rows of up to `max_len` tokens, prompt included (max_seq_len). A step
         reads at most `max_prefill_tokens` of the prompts that wait, so that none holds up the others for long.
+        `weights` chooses another form of the weights, for speed: see `weights.py`.
 
         Raises ValueError where max_len exceeds the model's max_seq_len.
         """
@@ -83,7 +91,7 @@ class Decoder:
             if value < 1 or (limit is not None and value > limit):
                 raise ValueError(f"{name}={value}: expected at least 1" + (f", at most {limit}" if limit else ""))
         self.config, self.max_rows, self.max_prefill_tokens = config, max_rows, max_prefill_tokens
-        self._inference = Inference(model)
+        self._inference = Inference(model, weights)
         weight = model.embedding.weight
         self._device = weight.device
         self._cache = KVCache(config, max_rows, self.max_len, dtype=weight.dtype, device=weight.device)

@@ -8,6 +8,7 @@ from torch import Tensor
 from modelzoo.model.decoder import Decoder, Finished, Token
 from modelzoo.model.gpt import GPT
 from modelzoo.model.sampling import Sampling
+from modelzoo.model.weights import Form
 
 
 @dataclass
@@ -32,6 +33,7 @@ def generate(
     num_logprobs: int | None = None,
     on_token: Callable[[int, Token], bool | None] | None = None,
     max_rows: int = 16,
+    weights: Form = "model",
 ) -> list[Completion]:
     """Continue every prompt, a list of token ids each (or a tensor (B, T)), by up to `max_new_tokens`.
 
@@ -55,7 +57,7 @@ def generate(
     completions = [Completion() for _ in ids]
     longest = max((len(prompt) for prompt in ids), default=0) + max_new_tokens
     max_len = max(1, min(longest, model.config.max_seq_len))
-    decoder = Decoder(model, max(1, min(max_rows, len(ids))), max_len)
+    decoder = Decoder(model, max(1, min(max_rows, len(ids))), max_len, weights=weights)
     for prompt in ids:
         decoder.check(prompt, max_new_tokens, stop_ids, num_logprobs)
     waiting, at_work = list(enumerate(ids))[::-1], dict[int, int]()  # at_work: handle to index

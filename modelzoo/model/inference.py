@@ -18,13 +18,7 @@ from torch.nn import functional as F
 from modelzoo.model.block import Block
 from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
-
-Linear = Callable[[Tensor], Tensor]
-
-
-def plain(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The product with a weight as it is."""
-    return partial(F.linear, weight=weight, bias=bias)
+from modelzoo.model.weights import Form, Linear, linear_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +33,11 @@ class _Layer:
 
 
 class Inference:
-    """A model's weights, made ready for generation. Weights that are not converted are shared with the model."""
+    """A model's weights, made ready for generation. Those that keep their form are shared with the model."""
 
-    def __init__(self, model: GPT, linear: Callable[[Tensor, Tensor | None], Linear] = plain) -> None:
-        """`linear` makes a product of a weight (out, in) and a bias (out,)."""
-        config = model.config
+    def __init__(self, model: GPT, weights: Form = "model") -> None:
+        """`weights` is the form of all matrices that products read, the head included (`weights.py`)."""
+        config, linear = model.config, linear_of(weights)
         self.config, self.scaling = config, model.scaling
         self._layers = [_layer_of(block, linear) for block in model.blocks]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)
