@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from modelzoo.batching import Batcher
     from modelzoo.tokenizer import Tokenizer
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
+COPIED_BYTES = 2**32
+"""Models up to this size get a copy of their weights by columns, where that is faster (fp32 on the CPU)."""
 
 
 def check_precision(precision: str) -> None:
@@ -24,19 +26,27 @@ def load_batcher(
 ) -> "Batcher":
     """What decodes with a checkpoint on a device, its weights held in `precision`: `max_rows` texts at a time.
 
-    Raises UserError where the device's memory does not hold the model and the cache.
+    Raises UserError for a precision that the device lacks, and where its memory does not hold model and cache.
     """
     import torch
 
     from modelzoo.batching import Batcher
     from modelzoo.launch import load_model
     from modelzoo.model.decoder import Decoder
+    from modelzoo.model.weights import Form
     from modelzoo.trainer.accelerator import DTYPES
 
-    accelerator = accelerator_from(device=device, precision=precision)
+    check_precision(precision)
+    accelerator = accelerator_from(device=device, precision="fp32" if precision == "int8" else precision)
+    if precision == "int8" and accelerator.device.type != "cpu":
+        raise UserError(
+            f"--precision int8: is for the CPU, and this is {accelerator.device}; use bf16, or --device cpu"
+        )
     try:
         model = load_model(folder, str(accelerator.device)).to(DTYPES[accelerator.precision])
-        return Batcher(Decoder(model, max_rows, max_len), tokenizer)
+        doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
+        weights: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
+        return Batcher(Decoder(model, max_rows, max_len, weights=weights), tokenizer)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

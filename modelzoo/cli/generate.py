@@ -47,7 +47,7 @@ def command(
     num_samples: int = typer.Option(1, min=1, help="Continuations of each prompt, with seed, seed + 1, …"),
     batch_size: int = typer.Option(8, min=1, help="Continuations computed at a time."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
-    precision: str = typer.Option("fp32", help="fp32, bf16."),
+    precision: str = typer.Option("fp32", help="Of the weights: fp32, bf16, int8 (CPU)."),
     as_json: bool = typer.Option(False, "--json", help="For programs: an object, or one a line for several prompts."),
 ) -> None:
     """Continue prompts; stops at the end of a document."""

@@ -31,7 +31,7 @@ def command(
     max_choices: int = typer.Option(None, min=1, help="Completions of one request, prompts times n; 32 otherwise."),
     max_body_bytes: int = typer.Option(2**20, min=1, help="Bytes of a request's body; beyond: 413."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
-    precision: str = typer.Option("fp32", help="fp32, bf16."),
+    precision: str = typer.Option("fp32", help="Of the weights: fp32, bf16, int8 (CPU)."),
 ) -> None:
     """Serve completions over HTTP as OpenAI's API does: /v1/completions, /v1/models, /health."""
     if missing := [package for package in EXTRA if importlib.util.find_spec(package) is None]:

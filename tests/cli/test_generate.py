@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from modelzoo.base_config import UserError
+from modelzoo.cli.generate import prepare
 from modelzoo.cli.main import app
+from modelzoo.cli.prompts import Prompt
 from tests.checkpoints import CONTEXT, write_small_checkpoint
 
 
@@ -115,9 +117,18 @@ def test_each_option_reaches_the_choice(generate):
     assert text("--temperature", 0, "--repetition-penalty", 3) not in (greedy, changed[-1])
 
 
-def test_bf16(generate):
-    text = one(generate("--prompt", "the cat", "--max-new-tokens", 5, "--precision", "bf16", "--json"))
-    assert len(text) >= 5
+def test_precisions_reach_the_weights(checkpoint):
+    def first_logprob(precision):
+        options = {"max_new_tokens": 1, "temperature": 0, "device": "cpu", "precision": precision}
+        batcher, [completion] = prepare(checkpoint, [Prompt("the cat")], **options)
+        pieces = []
+        completion.num_logprobs, completion.on_piece = 0, pieces.append
+        list(batcher.run([completion]))
+        return pieces[0].tokens[0].token.logprob
+
+    found = {first_logprob(precision) for precision in ("fp32", "bf16", "int8")}
+    assert len(found) == 3
+    assert max(found) - min(found) < 0.5
 
 
 def test_the_context_may_be_used_up(generate):
@@ -136,7 +147,7 @@ def test_the_context_may_be_used_up(generate):
         (["--prompt", "x", "--top-p", "0"], "top_p=0.0: expected above 0"),
         (["--prompt", "x", "--repetition-penalty", "0"], "repetition_penalty=0.0"),
         (["--prompt", "x", "--stop", ""], "--stop: is empty"),
-        (["--prompt", "x", "--precision", "fp16"], "--precision fp16: expected one of fp32, bf16"),
+        (["--prompt", "x", "--precision", "fp16"], "--precision fp16: expected one of fp32, bf16, int8"),
         (["--prompt", "x" * 99], "--prompt: has 99 tokens, and the model's context is 64; shorten it"),
         (["--prompt", "x" * 60, "--max-new-tokens", "5"], "use --max-new-tokens 4"),
         (["--prompts", "p.csv"], "expected a .txt file"),

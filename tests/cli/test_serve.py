@@ -178,7 +178,7 @@ def test_options_that_cannot_be_honoured(checkpoint, monkeypatch):
 
     assert "max_seq_len is 64" in refused("--max-len", "65")
     assert "never fits --max-queue 5" in refused("--max-queue", "5", "--max-choices", "6")
-    assert "expected one of fp32, bf16" in refused("--precision", "fp8")
+    assert "expected one of fp32, bf16, int8" in refused("--precision", "fp8")
     assert "--host no.such.host.invalid" in refused("--host", "no.such.host.invalid")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert refused() == "modelzoo serve needs starlette and uvicorn: pip install 'modelzoo[serve]'"
