@@ -52,6 +52,34 @@ def test_greedy_is_that_of_transformers(family: str, max_rows: int) -> None:
     assert tokens_of(ours(theirs), PROMPTS, max_rows=max_rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("gpt2", {"heads": 3, "head_dim": 7, "ffn": 30}),
+        ("gpt2", {"heads": 1, "head_dim": 33, "activation_function": "gelu"}),
+        ("gptj", {"heads": 5, "head_dim": 6, "fraction": 1.0}),
+        ("gptj", {"heads": 1, "head_dim": 14, "fraction": 0.15, "ffn": 17}),
+        ("gpt_neox", {"heads": 3, "head_dim": 10, "fraction": 0.2, "theta": 100.0}),
+        ("gpt_neox", {"heads": 7, "head_dim": 4, "fraction": 1.0, "use_parallel_residual": False}),
+        ("gpt_neox", {"heads": 2, "head_dim": 16, "attention_bias": False, "tie_word_embeddings": True}),
+    ],
+    ids=str,
+)
+def test_other_shapes(family: str, shape: dict[str, Any]) -> None:
+    """The last 6 ids are made padding, which transformers has to be told not to draw. The penalty keeps the texts
+    from going in circles."""
+    theirs = reference(family, **shape)
+    prompts = [[token % (VOCAB - 6) for token in prompt] for prompt in PROMPTS]
+    options = {"suppress_tokens": list(range(VOCAB - 6, VOCAB)), "repetition_penalty": 5.0}
+    sampling = Sampling(repetition_penalty=5.0)
+    model = ours(theirs, vocab_size=VOCAB - 6, padded_vocab_size=VOCAB)
+    expected = [continued(theirs, prompt, **options) for prompt in prompts]
+    assert tokens_of(model, prompts, NEW, sampling) == expected
+    assert tokens_of(model, prompts, NEW, sampling, weights="columns") == expected
+    assert [tokens_of(model, [prompt], NEW, sampling)[0] for prompt in prompts] == expected
+    assert all(len(set(tokens)) > 3 for tokens in expected)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_is_that_of_transformers_padded_on_the_left(family: str) -> None:
     theirs, width = reference(family), max(map(len, PROMPTS))
