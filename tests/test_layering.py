@@ -35,6 +35,9 @@ ALLOWED = {
     "modelzoo.launch": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    "modelzoo.text_stream": set(),
+    "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
+    "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
@@ -44,6 +47,7 @@ WITHOUT_TORCH = [
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
+    "modelzoo.text_stream",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from modelzoo.cli import (
     inspect,
     list_configs,
     preprocess,
+    serve,
     show,
     tokenizer,
     train,
@@ -41,6 +42,7 @@ app.command("verify")(verify.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
+app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 
 
