@@ -10,6 +10,7 @@ at 128 is run once. Each result is appended as it comes; a run that the file hol
 
 import argparse
 import json
+import lzma
 import time
 from itertools import product
 from pathlib import Path
@@ -29,8 +30,8 @@ from modelzoo.schedule.linear import LinearConfig
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import keep_freed_memory
 
-BASE, HEAD_DIM, SEQ_LEN, BATCH, STEPS, VOCAB = 128, 32, 128, 4, 200, 2048
-VALIDATION_ROWS = 96
+BASE, HEAD_DIM, SEQ_LEN, BATCH, STEPS, VOCAB = 128, 32, 64, 4, 200, 2048
+VALIDATION_ROWS = 192
 HELD_OUT = 0.05
 """Share of the tokens, from the corpus' end, that is never trained on."""
 
@@ -116,10 +117,7 @@ def corpus_tokens(corpus: Path, work: Path) -> np.ndarray:
         reader = {"kind": "jsonl", "paths": [str(corpus.resolve())]}
         config = {"name": saved.stem, "reader": reader, "output": str(output), "vocab_size": VOCAB, "style": "gpt2"}
         train_tokenizer(TokenizerTrainConfig.model_validate(config))
-        import lzma
-
-        opened = lzma.open(corpus, "rt") if corpus.suffix == ".xz" else corpus.open()
-        with opened as lines:
+        with lzma.open(corpus, "rt") if corpus.suffix == ".xz" else corpus.open() as lines:
             texts = [json.loads(line)["text"] for line in lines]
         tokenizer = Tokenizer.load(output)
         rows = [[*ids, tokenizer.end_of_document_id] for ids in tokenizer.encode_batch(texts)]
