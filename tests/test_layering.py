@@ -26,6 +26,7 @@ ALLOWED = {
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
     "modelzoo.convert": CONFIG_LAYER | {"modelzoo.convert", "modelzoo.model"},
+    "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
@@ -39,8 +40,9 @@ ALLOWED = {
 WITHOUT_TORCH = [
     "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config",
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
-    "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
-    "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
+    "modelzoo.model.config", "modelzoo.mup.widths", "modelzoo.optimizer", "modelzoo.schedule",
+    "modelzoo.trainer.config", "modelzoo.trainer.callbacks",
+    "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
 ]  # fmt: skip
 
 

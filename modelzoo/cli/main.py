@@ -14,6 +14,7 @@ from modelzoo.cli import (
     generate,
     inspect,
     list_configs,
+    mup,
     preprocess,
     show,
     tokenizer,
@@ -39,6 +40,7 @@ app.command("verify")(verify.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
+app.add_typer(mup.app, name="mup")
 app.command("demo")(demo.command)
 
 
