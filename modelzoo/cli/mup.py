@@ -102,7 +102,9 @@ def run(
 
     from modelzoo.mup.report import check
     from modelzoo.mup.widths import Settings
+    from modelzoo.trainer.accelerator import keep_freed_memory
 
+    keep_freed_memory()
     chosen = Settings(growth=_growth(growth), **settings)
     sizes_of_check = _widths(widths) if widths else chosen.widths(model)
     models = [model] if model.mup is None or not standard else [model, model.model_copy(update={"mup": None})]
