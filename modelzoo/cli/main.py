@@ -16,6 +16,7 @@ from modelzoo.cli import (
     generate,
     inspect,
     list_configs,
+    mup,
     preprocess,
     serve,
     show,
@@ -43,6 +44,7 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("serve")(serve.command)
+app.add_typer(mup.app, name="mup")
 app.command("demo")(demo.command)
 
 

@@ -104,9 +104,10 @@ class GPT(nn.Module):
         return {name: by_module.get(".".join(name.split(".")[-2:]), 1.0) for name in names}
 
     def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V."""
-        scale = self.scaling.logits
+        """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V.
+
+        The bias is not scaled: it does not grow with the width, as the sum over D does.
+        """
         if self.lm_head is None:
-            return hidden * scale, self.embedding.weight, None
-        bias = self.lm_head.bias
-        return hidden * scale, self.lm_head.weight, None if bias is None else bias * scale
+            return hidden * self.scaling.logits, self.embedding.weight, None
+        return hidden * self.scaling.logits, self.lm_head.weight, self.lm_head.bias

@@ -39,8 +39,10 @@ def parameter_groups(
     """Groups with equal learning rate and weight decay; each trainable parameter is in exactly one.
 
     Vectors (biases, norm gains) are not decayed; matrices and embeddings are. `lr_multipliers` maps every
-    parameter's name to the factor its parametrisation wants (muP; 1 otherwise). A group holds `params`,
-    `names` in the same order, `lr`, `weight_decay`, and `peak_lr`, which the schedule scales.
+    parameter's name to the factor its parametrisation wants (muP; 1 otherwise). Where it is not 1 the decay is
+    divided by it: decoupled decay takes lr · weight_decay of a weight at each step, and that share is to be the
+    same at every width, as in Yang's `mup` package (and Wang and Aitchison 2024, arXiv:2405.13698). A group
+    holds `params`, `names` in the same order, `lr`, `weight_decay`, and `peak_lr`, which the schedule scales.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     seen: set[int] = set()
@@ -49,7 +51,8 @@ def parameter_groups(
             continue
         assert id(parameter) not in seen, f"{name} is listed twice"
         seen.add(id(parameter))
-        peak, decay = lr * lr_multipliers[name], weight_decay if parameter.ndim >= 2 else 0.0
+        multiplier = lr_multipliers[name]
+        peak, decay = lr * multiplier, weight_decay / multiplier if parameter.ndim >= 2 else 0.0
         group = groups.setdefault(
             (peak, decay), {"params": [], "names": [], "lr": peak, "peak_lr": peak, "weight_decay": decay}
         )
