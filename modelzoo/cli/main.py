@@ -11,7 +11,9 @@ from modelzoo.cli import (
     demo,
     diff,
     evaluate,
+    export_hf,
     generate,
+    import_hf,
     inspect,
     list_configs,
     preprocess,
@@ -39,6 +41,8 @@ app.command("verify")(verify.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
+app.command("import")(import_hf.command)
+app.command("export")(export_hf.command)
 app.command("demo")(demo.command)
 
 
