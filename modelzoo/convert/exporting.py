@@ -11,7 +11,7 @@ from torch import Tensor
 from modelzoo import tokenizer_files
 from modelzoo.base_config import UserError
 from modelzoo.convert import hf
-from modelzoo.convert.family import Family, our_shapes
+from modelzoo.convert.family import ACTIVATIONS, Family, our_shapes
 from modelzoo.convert.fold import foldings
 from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, no_progress
 from modelzoo.convert.layout import Rule
@@ -53,8 +53,8 @@ def export_model(
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     tensors = TensorFiles(tensor_files(folder, "model"))
-    planned, sources = _plan(tensors, family.rules(config), config, folder)
-    folded = foldings(config)
+    folded = {name: fold for name, fold in foldings(config).items() if name in tensors.planned}
+    planned, sources = _plan(tensors, family.rules(config), config, folder, set(folded))
 
     def produce(name: str) -> Tensor:
         rule, number = sources[name]
@@ -74,6 +74,8 @@ def export_model(
         tokenizer = _write_tokenizer(folder, partial, config, on_note)
         _write_configs(folder, partial, family, config, tokenizer, planned)
         logits = check_logits(partial, family, folder, config) if check else NO_CHECK
+        if "error" in logits:
+            raise UserError(f"{folder}: nothing is written, since of the exported model {logits['reason']}")
         if logits["result"] == "different":
             raise UserError(
                 f"{folder}: the exported model's logits in transformers differ by up to {logits['max_difference']:.3g} "
@@ -95,7 +97,7 @@ def export_model(
 
 
 def _plan(
-    tensors: TensorFiles, rules: list[Rule], config: ModelConfig, folder: Path
+    tensors: TensorFiles, rules: list[Rule], config: ModelConfig, folder: Path, folded: set[str]
 ) -> tuple[dict[str, Planned], dict[str, tuple[Rule, int]]]:
     """Every tensor to be written, and which part of which rule it is."""
     wanted = our_shapes(config)
@@ -105,7 +107,6 @@ def _plan(
         raise UserError(
             f"{folder}: its weights do not fit its config.yaml: {wrong[0]} is missing, extra or of another shape"
         )
-    folded = foldings(config)
     planned, sources = {}, {}
     for rule in rules:
         dtype = torch.float32 if rule.ours in folded else stored[rule.ours].dtype
@@ -129,8 +130,11 @@ def _write_configs(
     dtype = str(types.pop() if len(types) == 1 else torch.float32).removeprefix("torch.")
     end = None if tokenizer is None else tokenizer.end_of_document_id
     ends = {"bos_token_id": end, "eos_token_id": end}
-    theirs = read_json(folder / HF_CONFIG) if (folder / HF_CONFIG).is_file() else ends
+    theirs: dict[str, Any] = read_json(folder / HF_CONFIG) if (folder / HF_CONFIG).is_file() else {**ends}
     described = {**theirs, **family.config_to_hf(config), "dtype": dtype, "torch_dtype": dtype}
+    activation = family.activation[0]
+    if ACTIVATIONS.get(theirs.get(activation, "")) == config.activation:
+        described[activation] = theirs[activation]  # of the names of one function, the one it came with
     for name in ("auto_map", "_name_or_path", "_commit_hash"):
         described.pop(name, None)
     _write_json(partial / "config.json", described)

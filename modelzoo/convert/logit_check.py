@@ -5,6 +5,8 @@ Shapes: B sequences, T positions, V vocabulary (rows of the embedding).
 
 import importlib.metadata
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,20 @@ def check_logits(hf_folder: Path, family: Family, folder: Path, config: ModelCon
 
     Returns:
         `result`: "equal", "different" or "not checked". Where checked: `max_difference` of two logits, `where` it is,
-        `tolerance` (the largest allowed), `max_logit`, `tokens` compared. Else: `reason`.
+        `tolerance` (the largest allowed), `max_logit`, `tokens` compared. Else: `reason`, and `error` where it is
+        transformers that fails.
     """
     if reason := cannot_check(config):
         return {"result": NOT_CHECKED, "reason": reason}
     length = min(POSITIONS, config.max_seq_len)
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(0, config.num_embeddings, (SEQUENCES, length), generator=generator)
-    return compare(their_logits(hf_folder, family, input_ids), our_logits(folder, config, input_ids))
+    try:
+        theirs = their_logits(hf_folder, family, input_ids)
+    except Exception as error:  # whatever keeps transformers from running it: its classes are many
+        kind, reason = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
+        return {"result": NOT_CHECKED, "error": kind, "reason": f"transformers fails to run it ({kind}: {reason})"}
+    return compare(theirs, our_logits(folder, config, input_ids))
 
 
 def cannot_check(config: ModelConfig) -> str | None:
@@ -79,22 +87,30 @@ def compare(theirs: Tensor, ours: Tensor) -> dict[str, Any]:
 def their_logits(folder: Path, family: Family, input_ids: Tensor) -> Tensor:
     """(B, T, V), fp32, of a folder of Hugging Face's. No code of the folder runs, and nothing is fetched."""
     import transformers
+
+    dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    with _quiet():
+        model = getattr(transformers, family.architecture).from_pretrained(
+            folder, local_files_only=True, **{dtype: torch.float32}
+        )
+        logits: Tensor = model.eval()(input_ids, use_cache=False).logits
+    return logits.float()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notes and bars of transformers, which then speaks as before."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     try:
-        model = getattr(transformers, family.architecture).from_pretrained(
-            folder, local_files_only=True, **{dtype: torch.float32}
-        )
-        logits: Tensor = model.eval()(input_ids, use_cache=False).logits
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    return logits.float()
 
 
 @torch.no_grad()
@@ -115,11 +131,12 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
         return {"result": NOT_CHECKED, "reason": NO_TRANSFORMERS}
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    end = theirs.eos_token_id
+    with _quiet():
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        end, found = theirs.eos_token_id, theirs(SAMPLE)["input_ids"]
+    wanted = tokenizer.encode(SAMPLE)
     if end != tokenizer.end_of_document_id:
         return {"result": "different", "reason": f"its eos_token_id is {end}, ours {tokenizer.end_of_document_id}"}
-    found, wanted = theirs(SAMPLE)["input_ids"], tokenizer.encode(SAMPLE)
     if found != wanted:
         return {"result": "different", "reason": f"{SAMPLE!r} becomes {found[:12]}…, ours {wanted[:12]}…"}
     return {"result": "equal"}
