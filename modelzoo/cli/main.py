@@ -21,6 +21,7 @@ from modelzoo.cli import (
     tokenizer,
     train,
     verify,
+    vocab,
 )
 from modelzoo.files import OUT_OF_SPACE
 
@@ -43,6 +44,7 @@ app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("import")(import_hf.command)
 app.command("export")(export_hf.command)
+app.command("vocab")(vocab.command)
 app.command("demo")(demo.command)
 
 

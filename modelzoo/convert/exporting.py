@@ -16,7 +16,7 @@ from modelzoo.convert.fold import foldings
 from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, no_progress
 from modelzoo.convert.layout import Rule
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits, check_tokenizer
-from modelzoo.convert.tensor_files import SAFETENSORS, Planned, TensorFiles, read_json, write_tensors
+from modelzoo.convert.tensor_files import SAFETENSORS, Planned, TensorFiles, check_stored, read_json, write_tensors
 from modelzoo.model.config import ModelConfig
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import appearing, fingerprints, tensor_files
@@ -101,15 +101,10 @@ def _plan(
 ) -> tuple[dict[str, Planned], dict[str, tuple[Rule, int]]]:
     """Every tensor to be written, and which part of which rule it is."""
     wanted = our_shapes(config)
-    stored = tensors.planned
-    wrong = [name for name in wanted if name not in stored or stored[name].shape != tuple(wanted[name].shape)]
-    if wrong or (wrong := sorted(stored.keys() - wanted.keys())):
-        raise UserError(
-            f"{folder}: its weights do not fit its config.yaml: {wrong[0]} is missing, extra or of another shape"
-        )
+    check_stored(tensors, wanted, folder)
     planned, sources = {}, {}
     for rule in rules:
-        dtype = torch.float32 if rule.ours in folded else stored[rule.ours].dtype
+        dtype = torch.float32 if rule.ours in folded else tensors.planned[rule.ours].dtype
         theirs = rule.layout.to_theirs(wanted[rule.ours], config)
         for number, (name, tensor) in enumerate(zip(rule.theirs, theirs, strict=True)):
             planned[name] = Planned(tuple(tensor.shape), dtype)

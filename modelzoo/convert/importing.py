@@ -116,12 +116,11 @@ def import_model(
     tensors = TensorFiles(weight_files(source))
     check_index(source, tensors)
     names = _checked(tensors, family, config, source)
-    model_yaml = yaml.safe_dump({"model": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
     total = sum(tensors.planned[name].num_bytes for name in names.values())
     with appearing(out, f"{total / 2**30:.1f} GiB") as partial:
         with progress("importing", total, "bytes") as advance:
             _write_weights(partial, tensors, names, family, config, max_file_bytes, advance)
-        (partial / "config.yaml").write_text(f"# A model alone, imported: no run.\n{model_yaml}", encoding="utf-8")
+        (partial / "config.yaml").write_text(model_yaml(config), encoding="utf-8")
         (partial / HF_CONFIG).write_text(json.dumps(their_config, indent=1) + "\n", encoding="utf-8")
         if text is not None:
             (partial / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -139,6 +138,12 @@ def import_model(
         (partial / "state.json").write_text(json.dumps({"imported": imported}, indent=1) + "\n", encoding="utf-8")
         write_manifest(partial)
     return {"checkpoint": str(out), **imported}
+
+
+def model_yaml(config: ModelConfig) -> str:
+    """The config.yaml of a checkpoint that holds a model and no run."""
+    section = yaml.safe_dump({"model": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+    return f"# A model alone: no run.\n{section}"
 
 
 def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer | None]:

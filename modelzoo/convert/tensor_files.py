@@ -215,5 +215,16 @@ def require_dtypes(tensors: TensorFiles, names: Sequence[str]) -> None:
             )
 
 
+def check_stored(tensors: TensorFiles, wanted: Mapping[str, Tensor], folder: Path) -> None:
+    """That a checkpoint's files hold the weights of its config, on the meta device. Raises UserError."""
+    for name in dict.fromkeys([*wanted, *tensors.planned]):
+        found = tensors.planned.get(name)
+        if found is None or name not in wanted or found.shape != tuple(wanted[name].shape):
+            raise UserError(
+                f"{folder}: its weights do not fit its config.yaml: {name} is missing, extra or of another shape"
+            )
+    require_dtypes(tensors, list(wanted))
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
