@@ -85,6 +85,8 @@ def export_model(
         words = NO_CHECK if tokenizer is None or not check else check_tokenizer(partial, tokenizer)
         if words["result"] == "different":
             on_note(f"{folder}: transformers' tokenizer gives other ids: {words['reason']}")
+        elif "error" in words:
+            on_note(f"{folder}: {words['reason']}")
         record = {
             "from": str(folder),
             "architecture": family.architecture,

@@ -61,8 +61,10 @@ def find_source(source: str, on_note: Callable[[str], None]) -> Path:
     if path.exists():
         raise UserError(f"{source}: is a file; give the directory that holds config.json and the weights")
     hub = HUB.fullmatch(source)
-    if hub is None or (path.parent.is_dir() and path.parent != Path() and not source.startswith("hf:")):
-        raise UserError(f"{source}: no such directory; give one that holds config.json and the weights")
+    is_local = source.startswith(".") or path.parent.is_dir()
+    if hub is None or (is_local and not source.startswith("hf:")):
+        near = "" if "/" in source else " (on the hub, a model is owner/name)"
+        raise UserError(f"{source}: no such directory{near}; give one that holds config.json and the weights")
     on_note(f"{source}: no such directory here; taken as a repository of the Hugging Face hub")
     wanted = ("config.json", *CARRIED, *tokenizer_files.WANTED)
     repository, revision = hub[1], hub[2]
@@ -126,8 +128,12 @@ def import_model(
             (partial / "tokenizer.json").write_text(text, encoding="utf-8")
         for carried in CARRIED:
             if (source / carried).is_file() and (tokenizer is None or carried == CARRIED[0]):
-                content = json.dumps(read_json(source / carried), indent=1, ensure_ascii=False)
-                (partial / carried).write_text(content + "\n", encoding="utf-8")
+                content = {
+                    key: value for key, value in read_json(source / carried).items() if key != "auto_map"
+                }  # code
+                (partial / carried).write_text(
+                    json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
         logits = _check(source, family, partial, config) if check else NO_CHECK
         imported = {
             "from": name or str(source),

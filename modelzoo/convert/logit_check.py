@@ -131,9 +131,12 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
         return {"result": NOT_CHECKED, "reason": NO_TRANSFORMERS}
     from transformers import AutoTokenizer
 
-    with _quiet():
-        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        end, found = theirs.eos_token_id, theirs(SAMPLE)["input_ids"]
+    try:
+        with _quiet():
+            theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            end, found = theirs.eos_token_id, theirs(SAMPLE)["input_ids"]
+    except Exception as error:  # as above
+        return {"result": NOT_CHECKED, "error": type(error).__name__, "reason": f"AutoTokenizer fails: {error}"}
     wanted = tokenizer.encode(SAMPLE)
     if end != tokenizer.end_of_document_id:
         return {"result": "different", "reason": f"its eos_token_id is {end}, ours {tokenizer.end_of_document_id}"}
