@@ -28,8 +28,10 @@ ALLOWED = {
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
-    "modelzoo.convert": CONFIG_LAYER | {"modelzoo.convert", "modelzoo.model"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
+    "modelzoo.convert": CONFIG_LAYER
+    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
+    | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
@@ -108,13 +110,18 @@ def test_nothing_can_run_code_from_a_file():
     """No pickle, no eval, no YAML loader that builds objects."""
     forbidden = {"eval", "exec", "compile", "__import__"}
     for name, path in modules():
+        tensors_only = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ("weights_only", "True") in {
+                (word.arg, ast.unparse(word.value)) for word in node.keywords
+            }:
+                tensors_only.add(node.func)  # torch.load of a .bin, which then builds tensors and nothing else
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in forbidden, f"{name}:{node.lineno}"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
                 assert not {"pickle", "dill", "cloudpickle", "shelve", "marshal"} & set(names), f"{name}:{node.lineno}"
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node not in tensors_only:
                 call = f"{node.value.id}.{node.attr}"
                 assert call not in ("torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"), (
                     f"{name}:{node.lineno}"

@@ -13,7 +13,9 @@ from modelzoo.cli import (
     demo,
     diff,
     evaluate,
+    export_hf,
     generate,
+    import_hf,
     inspect,
     list_configs,
     mup,
@@ -23,6 +25,7 @@ from modelzoo.cli import (
     tokenizer,
     train,
     verify,
+    vocab,
 )
 from modelzoo.files import OUT_OF_SPACE
 
@@ -45,6 +48,9 @@ app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("serve")(serve.command)
 app.add_typer(mup.app, name="mup")
+app.command("import")(import_hf.command)
+app.command("export")(export_hf.command)
+app.command("vocab")(vocab.command)
 app.command("demo")(demo.command)
 
 

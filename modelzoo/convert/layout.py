@@ -1,0 +1,63 @@
+"""How a weight lies in a file of Hugging Face's and in ours, and the way there and back.
+
+Every layout moves values and computes none, so a round trip is bit-identical, and all of them act on tensors of the
+meta device too: the shapes that a file must have are what a layout makes of ours.
+
+Shapes: D hidden_size, H heads, K head_dim.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modelzoo.model.config import ModelConfig
+
+
+class Layout(NamedTuple):
+    """Two functions, each the other's inverse."""
+
+    to_ours: Callable[[Sequence[Tensor], ModelConfig], Tensor]
+    """Their tensors (one, or several that are one of ours) to ours."""
+    to_theirs: Callable[[Tensor, ModelConfig], Sequence[Tensor]]
+    """Ours to theirs."""
+
+
+def _pack_heads(stacked: Tensor, config: ModelConfig) -> Tensor:
+    """(3·H·K, …) in the order q/k/v, head, channel to head, q/k/v, channel."""
+    return stacked.unflatten(0, (3, config.num_heads, config.head_dim)).transpose(0, 1).flatten(0, 2)
+
+
+def _unpack_heads(packed: Tensor, config: ModelConfig) -> Tensor:
+    """(H·3·K, …) in the order head, q/k/v, channel to q/k/v, head, channel."""
+    return packed.unflatten(0, (config.num_heads, 3, config.head_dim)).transpose(0, 1).flatten(0, 2)
+
+
+COPY = Layout(lambda theirs, _: theirs[0], lambda ours, _: (ours,))
+
+TRANSPOSED = Layout(lambda theirs, _: theirs[0].t(), lambda ours, _: (ours.t(),))
+"""Weights as (in, out), which Conv1D keeps, to (out, in). Biases stay as they are."""
+
+SEPARATE = Layout(lambda theirs, _: torch.cat(tuple(theirs)), lambda ours, _: ours.chunk(3))
+"""Query, key and value each by itself; ours stacks their rows, (3D, D)."""
+
+PER_HEAD = Layout(
+    lambda theirs, config: _unpack_heads(theirs[0], config), lambda ours, config: (_pack_heads(ours, config),)
+)
+"""The rows of query, key and value packed head by head; ours stacks all of q, then k, then v."""
+
+
+class Part(NamedTuple):
+    """A module of theirs (or several) that is one of ours; `{}` in a name stands for the layer."""
+
+    theirs: tuple[str, ...]
+    layout: Layout = COPY
+
+
+class Rule(NamedTuple):
+    """One tensor of ours, and the tensors of theirs that it is made of."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout
