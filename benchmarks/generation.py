@@ -64,7 +64,7 @@ def reference(family: str, size: str) -> Any:
         model = GPTNeoXForCausalLM(GPTNeoXConfig(**common, **names))
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.05)
+            torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
 
 

@@ -61,9 +61,9 @@ class Decoder:
     steps.
 
     A row's tokens depend on its prompt, its options and its seed alone, not on its company: it has a generator
-    of its own. Rounding does depend on it (a matrix product of eight rows adds in another order than one of
-    one), which tells where two tokens are level to the last bits: in fp32 about one choice in a million, in
-    bf16 many more.
+    of its own. Rounding does depend on it (a product of eight rows may add in another order than one of a single
+    row), and tells where two tokens are level to the last bits: next to never in fp32, now and then in bf16, fp16
+    and int8.
     """
 
     def __init__(
