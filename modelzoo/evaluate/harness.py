@@ -20,6 +20,7 @@ from modelzoo.base_config import UserError
 from modelzoo.evaluate.generation import continue_prompts
 from modelzoo.evaluate.scoring import Scorer
 from modelzoo.evaluate.windows import Row
+from modelzoo.model.sampling import Sampling
 from modelzoo.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 256
@@ -148,13 +149,17 @@ class HarnessModel(TemplateLM):
                 f"generation_kwargs: {', '.join(sorted(options))}: not supported; expected some of until, "
                 f"max_gen_toks, do_sample, {', '.join(SAMPLING)}"
             )
+        try:
+            chosen = Sampling(**sampling)
+        except ValueError as error:
+            raise UserError(f"generation_kwargs: {error}") from None
         prompts = [(self.tok_encode(context) or [self.prefix_token_id])[-room:] for context in contexts]
 
         def has_ended(tokens: list[int]) -> bool:
             text = self._decode(tokens)
             return any(term in text for term in until if term)
 
-        texts = continue_prompts(self._scorer, prompts, max_new_tokens, self._end_id, has_ended, **sampling)
+        texts = continue_prompts(self._scorer, prompts, max_new_tokens, self._end_id, has_ended, chosen)
         return [postprocess_generated_text(self._decode(tokens), until, None) for tokens in texts]
 
     def _decode(self, tokens: list[int]) -> str:
