@@ -14,7 +14,7 @@ from modelzoo.evaluate.windows import Row
 from modelzoo.model.gpt import GPT
 from modelzoo.trainer.accelerator import Accelerator
 
-CHUNK = 512
+CHUNK = 256
 """Scored places whose logits are held at once."""
 
 
@@ -108,8 +108,10 @@ class Scorer:
             for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
                 logits = self.model.logits(part).float()  # (CHUNK, V)
                 chosen = logits.gather(1, wanted[:, None]).squeeze(1)
-                values.append((chosen - logits.logsumexp(1)).cpu().numpy())
-                greedy.append((logits.argmax(1) == wanted).cpu().numpy())
+                largest, likeliest = logits.max(1)
+                total = logits.sub_(largest[:, None]).exp_().sum(1)  # in place: a second copy costs as much again
+                values.append((chosen - largest - total.log()).cpu().numpy())
+                greedy.append((likeliest == wanted).cpu().numpy())
         return np.concatenate(values), np.concatenate(greedy)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -149,6 +149,15 @@ def test_special_tokens_are_never_text_and_text_is_never_special():
     assert sources[text] == (old.backend.token_to_id("Ġthe"),)
 
 
+def test_of_two_ids_for_the_same_text_the_one_that_text_gets_is_taken():
+    old, new = small_tokenizer(), small_tokenizer()
+    old.backend.add_tokens([AddedToken(" the", normalized=False)])  # which the merges make, too
+    old = Tokenizer(old.backend, "old")
+    added = old.encode("cat the")[-1]
+    assert added != old.backend.token_to_id("Ġthe")
+    assert remapping(old, new).sources[new.backend.token_to_id("Ġthe")] == (added,)
+
+
 def test_parts_of_characters_and_runs_of_spaces_are_cut_into_bytes():
     old, new = small_tokenizer(), retrained(400)
     mapping = remapping(old, new)
