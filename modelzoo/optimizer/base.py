@@ -18,7 +18,8 @@ class OptimizerConfig(Config):
     lr: Annotated[float, Field(gt=0, le=1)]
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Decoupled weight decay of matrices and embeddings; biases and norms have none."""
+    """Decoupled weight decay of matrices and embeddings; biases and norms have none. Where muP divides the rate of a
+    matrix by m, its decay is multiplied by m."""
 
     @property
     def state_bytes_per_parameter(self) -> int:
