@@ -133,13 +133,19 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
 
 def load_saved_config(checkpoint: Path) -> RunConfig:
     """The config that a checkpoint was trained with. UserError: it holds a model alone, such as an imported one."""
-    data = _read_config(checkpoint)
-    if set(data) == {"model"}:
+    run = find_saved_config(checkpoint)
+    if run is None:
         raise UserError(
             f"{checkpoint}: holds a model alone, and no run that could go on or say what data it had; start one from "
             f"it with continue_from={checkpoint}, and name data where it is needed"
         )
-    return _validated(RunConfig, data, checkpoint)
+    return run
+
+
+def find_saved_config(checkpoint: Path) -> RunConfig | None:
+    """`load_saved_config`; None where the checkpoint holds a model alone."""
+    data = _read_config(checkpoint)
+    return None if set(data) == {"model"} else _validated(RunConfig, data, checkpoint)
 
 
 def load_model_config(checkpoint: Path) -> ModelConfig:

@@ -43,7 +43,7 @@ def load_batcher(
             f"--precision int8: is for the CPU, and this is {accelerator.device}; use bf16, or --device cpu"
         )
     try:
-        model = load_model(folder, str(accelerator.device)).to(DTYPES[accelerator.precision])
+        model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision])
         doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
         weights: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
         return Batcher(Decoder(model, max_rows, max_len, weights=weights), tokenizer)

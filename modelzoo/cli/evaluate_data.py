@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import yaml
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
@@ -26,6 +25,7 @@ from modelzoo.evaluate.rows import score_rows
 from modelzoo.evaluate.scoring import Scorer
 from modelzoo.evaluate.totals import TextSizes, Totals
 from modelzoo.files import writing
+from modelzoo.launch import find_saved_config
 from modelzoo.run_config import RunConfig
 from modelzoo.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ class Evaluation:
         self, path: Path | None, split: str | None, max_batches: int | None, compressors: bool
     ) -> dict[str, Any]:
         """In the rows that training reads; with a stride, or where sums of documents are wanted, by document."""
-        run = _saved_run(self.folder)
+        run = find_saved_config(self.folder)
         if path is None:
             if run is None or run.data.validation is None:
                 raise UserError(f"{self.folder}: no run with validation data; name data with --data PATH")
@@ -96,7 +96,7 @@ class Evaluation:
         text = TextData(path, text_key, on_error)
         for note in text.notes:
             say(f"note: {note}")
-        seq_len = self._checked_seq_len(_saved_run(self.folder), None)
+        seq_len = self._checked_seq_len(find_saved_config(self.folder), None)
         totals = self._of_documents(tokenize(text.texts(self.limit), self.tokenizer), seq_len, None)
         left_out = dict(text.left_out)
         if not totals.num_tokens:
@@ -139,14 +139,6 @@ class Evaluation:
 
     def _numbers(self, totals: Totals, path: str, seq_len: int, stride: int | None) -> dict[str, Any]:
         return {"data": path, "seq_len": seq_len, "stride": stride, **totals.metrics()}
-
-
-def _saved_run(folder: Path) -> RunConfig | None:
-    """The config of the run that wrote a checkpoint; None where it was imported: that holds a model alone."""
-    from modelzoo.launch import load_saved_config
-
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return load_saved_config(folder) if isinstance(saved, dict) and "data" in saved else None
 
 
 def _length_of_examples(path: Path) -> int | None:

@@ -132,7 +132,7 @@ def prepare(
     check_precision(precision)
 
     from modelzoo.batching import Completion
-    from modelzoo.launch import load_saved_config, load_tokenizer
+    from modelzoo.launch import load_model_config, load_tokenizer
     from modelzoo.model.sampling import Sampling
     from modelzoo.trainer.checkpoint import find_checkpoint
 
@@ -151,7 +151,7 @@ def prepare(
     except ValueError as error:
         raise UserError(str(error)) from None
     folder = find_checkpoint(checkpoint)
-    tokenizer, context = load_tokenizer(folder), load_saved_config(folder).model.max_seq_len
+    tokenizer, context = load_tokenizer(folder), load_model_config(folder).max_seq_len
     completions, problems = list[Completion](), list[str]()
     for prompt in prompts:
         ids = tokenizer.encode(prompt.text) or [tokenizer.end_of_document_id]

@@ -44,7 +44,7 @@ def command(
     check_precision(precision)
     listener = bind(host, port)
 
-    from modelzoo.launch import load_saved_config, load_tokenizer
+    from modelzoo.launch import find_saved_config, load_model_config, load_tokenizer
     from modelzoo.serve.app import build_app
     from modelzoo.serve.engine import Engine
     from modelzoo.serve.limits import Limits
@@ -52,13 +52,14 @@ def command(
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    config = load_saved_config(folder)
-    if max_len is not None and max_len > config.model.max_seq_len:
-        raise UserError(f"--max-len {max_len}: the model's max_seq_len is {config.model.max_seq_len}; use that or less")
+    longest = load_model_config(folder).max_seq_len
+    if max_len is not None and max_len > longest:
+        raise UserError(f"--max-len {max_len}: the model's max_seq_len is {longest}; use that or less")
+    run_config = find_saved_config(folder)
     batcher = load_batcher(folder, load_tokenizer(folder), device, precision, max_batch_size, max_len)
     limits = Limits(max_body_bytes=max_body_bytes, max_choices=max_choices, max_requests=max_requests)
     engine = Engine(batcher, max_queue)
-    app = build_app(engine, name or config.name, limits)
+    app = build_app(engine, name or (run_config.name if run_config else folder.name), limits)
     try:
         listener.listen()
     except OSError as error:  # another process took the same port in the meantime
