@@ -19,8 +19,8 @@ def foldings(config: ModelConfig) -> dict[str, Callable[[Tensor], Tensor]]:
 
     - `embed` goes into the embeddings, of tokens and of positions;
     - `attention`, times sqrt(head_dim), into the rows of the query and their biases;
-    - `logits` into the head and its bias. A tied head is the embedding, which already took `embed`: there
-      logits / embed goes into the last LayerNorm.
+    - `logits` into the head's weight; its bias is not scaled. A tied head is the embedding, which already took
+      `embed`: there logits / embed goes into the last LayerNorm.
     """
     scaling = scaling_of(config)
     query = scaling.attention * math.sqrt(config.head_dim)
@@ -28,7 +28,7 @@ def foldings(config: ModelConfig) -> dict[str, Callable[[Tensor], Tensor]]:
     if config.tie_embeddings:
         head = {f"final_norm.{kind}": scaling.logits / scaling.embed for kind in ("weight", "bias")}
     else:
-        head = {f"lm_head.{kind}": scaling.logits for kind in ("weight", "bias")}
+        head = {"lm_head.weight": scaling.logits}
     found = {name: _times(factor) for name, factor in (factors | head).items() if factor != 1}
     if not math.isclose(query, 1, rel_tol=1e-12):  # head_dim^-½ · head_dim^½ need not be 1 to the last digit
         for layer in range(config.num_layers):

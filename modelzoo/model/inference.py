@@ -70,8 +70,8 @@ class Inference:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, vocab_size) in fp32: not those of padding rows."""
-        logits = self._head(hidden)[:, : self.config.vocab_size].float()
-        return logits if self.scaling.logits == 1 else logits * self.scaling.logits
+        scale = self.scaling.logits
+        return self._head(hidden if scale == 1 else hidden * scale)[:, : self.config.vocab_size].float()
 
     def _attend(self, qkv: Tensor, cache: KVCache, layer: int) -> Tensor:
         """What the queries find, (N, D), from queries, keys and values (N, 3 · D): these are turned in place, and

@@ -29,6 +29,7 @@ def transformers_filters(**options: Any) -> LogitsProcessorList:
         {"top_k": 1},
         {"top_k": 5},
         {"top_k": 1000},
+        {"top_p": 1e-9},
         {"top_p": 0.01},
         {"top_p": 0.5},
         {"top_p": 0.999},
