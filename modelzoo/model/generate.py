@@ -37,19 +37,14 @@ def generate(
 ) -> list[Completion]:
     """Continue every prompt, a list of token ids each (or a tensor (B, T)), by up to `max_new_tokens`.
 
-        With one `sampling` for all, prompt i draws with its seed + i, so equal prompts continue differently; a
-        list gives each prompt its own. `max_rows` prompts are at work at a time, and the next takes the place of one
-        that ends. `on_token(i, token)` is called with each new token of prompt i, and ends its text by returning
-    <<<<<<< HEAD
-        True. `weights` chooses a faster form of the weights (`weights.py`). Prompts that share a batch do not change
-        each other's tokens; see `Decoder` for the limits of that.
-    =======
+    With one `sampling` for all, prompt i draws with its seed + i, so equal prompts continue differently; a
+    list gives each prompt its own. `max_rows` prompts are at work at a time, and the next takes the place of one
+    that ends. `on_token(i, token)` is called with each new token of prompt i, and ends its text by returning
         True. `weights` chooses another form of the weights, for speed (`weights.py`). Prompts that share a batch do
-        not change each other's tokens; see `Decoder` for the limits of that.
-    >>>>>>> decode
+    not change each other's tokens; see `Decoder` for the limits of that.
 
-        Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
-        max_seq_len: before anything is generated.
+    Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
+    max_seq_len: before anything is generated.
     """
     ids = [prompt.tolist() for prompt in prompts] if isinstance(prompts, Tensor) else [list(p) for p in prompts]
     if isinstance(sampling, Sampling):
