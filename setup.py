@@ -46,6 +46,7 @@ setup(
         "ftfy": ["ftfy>=6.2"],
         "ray": ["ray>=2.40"],
         "hf": ["transformers>=4.57"],  # the logit check of import and export
+        "lm_eval": ["lm_eval>=0.4.13"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
             *("pytest>=8", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"),

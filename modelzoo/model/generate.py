@@ -40,7 +40,7 @@ def generate(
     With one `sampling` for all, prompt i draws with its seed + i, so equal prompts continue differently; a
     list gives each prompt its own. `max_rows` prompts are at work at a time, and the next takes the place of one
     that ends. `on_token(i, token)` is called with each new token of prompt i, and ends its text by returning
-        True. `weights` chooses another form of the weights, for speed (`weights.py`). Prompts that share a batch do
+    True. `weights` chooses another form of the weights, for speed (`weights.py`). Prompts that share a batch do
     not change each other's tokens; see `Decoder` for the limits of that.
 
     Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
