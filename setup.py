@@ -45,7 +45,13 @@ setup(
         "hub": ["datasets>=3", "huggingface_hub>=0.30"],
         "ftfy": ["ftfy>=6.2"],
         "ray": ["ray>=2.40"],
-        "test": ["pytest>=8", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"],
+        "hf": ["transformers>=4.57"],  # the logit check of import and export
+        "lm_eval": ["lm_eval>=0.4.13"],
+        "serve": ["starlette>=1.0", "uvicorn>=0.40"],
+        "test": [
+            *("pytest>=8", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"),
+            *("starlette>=1.0", "uvicorn>=0.40", "httpx2>=2"),
+        ],
         "test-all": ["ray>=2.40", "datasets>=3"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "types-PyYAML", "pre-commit>=4"],
     },

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from modelzoo.base_config import UserError
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name, force it to the disk, and rename it. Nothing partial stays.
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that is written under another name, forced to the disk, and renamed. Nothing partial stays.
 
     Raises UserError where the disk is full.
     """
@@ -21,15 +23,21 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        if error.errno in OUT_OF_SPACE:
+        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
             raise UserError(f"{path}: no space left on the device; free some and run the command again") from None
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`writing` at once."""
+    with writing(path) as file:
+        file.write(text)
 
 
 @contextmanager

@@ -3,17 +3,19 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from pydantic import ValidationError
 
-from modelzoo.base_config import UserError
+from modelzoo.base_config import Config, UserError
 from modelzoo.config_errors import Provenance, describe_all
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training
+from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.tensor_parallel import share_layers
@@ -25,6 +27,8 @@ from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.trainer import Trainer
+
+C = TypeVar("C", bound=Config)
 
 MAY_CHANGE_ON_RESUME = (
     "description",
@@ -157,31 +161,60 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
 
 
 def load_saved_config(checkpoint: Path) -> RunConfig:
-    """The config that a checkpoint was trained with."""
-    file = checkpoint / "config.yaml"
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        lines = "\n".join(describe_all(error, RunConfig, data, Provenance(str(file))))
-        raise UserError(f"{lines}\n{file} was written by another version of modelzoo") from None
+    """The config that a checkpoint was trained with. UserError: it holds a model alone, such as an imported one."""
+    run = find_saved_config(checkpoint)
+    if run is None:
+        raise UserError(
+            f"{checkpoint}: holds a model alone, and no run that could go on or say what data it had; start one from "
+            f"it with continue_from={checkpoint}, and name data where it is needed"
+        )
+    return run
 
 
-def load_model(path: str | Path, device: str = "cpu") -> GPT:
-    """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode.
+def find_saved_config(checkpoint: Path) -> RunConfig | None:
+    """`load_saved_config`; None where the checkpoint holds a model alone."""
+    data = _read_config(checkpoint)
+    return None if set(data) == {"model"} else _validated(RunConfig, data, checkpoint)
+
+
+def load_model_config(checkpoint: Path) -> ModelConfig:
+    """What a checkpoint's model is: a run's or an imported one."""
+    return _validated(ModelConfig, _read_config(checkpoint).get("model"), checkpoint)
+
+
+def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+    """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode, its weights as `dtype`.
 
     Calling it maps `input_ids` (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there.
     """
     folder = find_checkpoint(Path(path))
     with torch.device("meta"):
-        model = GPT(load_saved_config(folder).model)
-    model.load_state_dict(read_tensors(folder, "model"), assign=True)
+        model = GPT(load_model_config(folder))
+    weights = {name: tensor.to(device, dtype) for name, tensor in read_tensors(folder, "model").items()}
+    model.load_state_dict(weights, assign=True)
     return model.to(device).eval()
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that travels with a checkpoint."""
-    return Tokenizer.load(find_checkpoint(Path(path)) / "tokenizer.json")
+    folder = find_checkpoint(Path(path))
+    if not (folder / TOKENIZER).is_file():
+        raise UserError(f"{folder}: was imported without a tokenizer; import it again with --tokenizer PATH")
+    return Tokenizer.load(folder / TOKENIZER)
+
+
+def _read_config(checkpoint: Path) -> dict[str, Any]:
+    data = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
+    return data if isinstance(data, dict) else {}
+
+
+def _validated(schema: type[C], data: Any, checkpoint: Path) -> C:
+    file = checkpoint / "config.yaml"
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        lines = "\n".join(describe_all(error, schema, data, Provenance(str(file))))
+        raise UserError(f"{lines}\n{file} was written by another version of modelzoo") from None
 
 
 def _may_change(key: str) -> bool:
@@ -204,7 +237,26 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
 
 def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel) -> None:
     folder = find_checkpoint(path)
-    theirs = Tokenizer.load(folder / "tokenizer.json")
+    theirs = load_tokenizer(folder)
     for data in datasets:
         data.check_against(theirs, model.config.vocab_size)
+    if differences := _other_model(load_model_config(folder), model.config):
+        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
+        raise UserError(f"continue_from={path}: its weights do not fit this model: {lines}; use the values there")
     parallel.load(model, read_tensors(folder, "model"), f"continue_from={path}")
+
+
+def _other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:
+    """The options that make another model of the same weights, or need others. How weights are first drawn and what
+    dropout they train with may change; so may the context of a model without a vector per position, and how many of
+    the rows of the vocabulary are padding."""
+    free = {"init", "dropout"}
+    if ours.position.num_parameters(1, 1) == 0:
+        free.add("max_seq_len")
+    both = [
+        config.model_copy(
+            update={"vocab_size": 1, "ffn_size": config.ffn_width, "padded_vocab_size": config.num_embeddings}
+        )
+        for config in (base, ours)
+    ]
+    return [change for change in diff(*both) if change[0].split(".")[0] not in free]

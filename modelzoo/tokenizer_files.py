@@ -1,6 +1,7 @@
 """Where a tokenizer comes from: every form in which one is found becomes the text of a tokenizer.json."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Files in which Hugging Face's directories name special tokens."""
+
+WANTED = ("tokenizer.json", *(file for pair in PAIRS for file in pair), *BESIDE)
+"""Every file that a tokenizer may come in."""
 
 HUB = re.compile(r"(?:.*/)?hf:/{1,2}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 """`hf://owner/name`, or `hf://owner/name@revision`; one slash, once a `Path` has taken the other."""
@@ -80,6 +84,15 @@ def with_end(text: str, token: str) -> str:
         "special_tokens": {token: {"id": token, "ids": ids, "tokens": [token]}},
     }
     return orjson.dumps(content).decode()
+
+
+def without_end(text: str, token: str) -> str:
+    """The tokenizer.json without a template that appends `token`, for programs that act on it."""
+    content = orjson.loads(text)
+    if end_of_document({**content, "added_tokens": [], "model": {}}) == token:
+        content["post_processor"] = None
+        return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode()
+    return text
 
 
 def end_of_document(specification: dict[str, Any]) -> str | None:
@@ -165,8 +178,10 @@ def _added(vocabulary: Path, vocab: dict[str, int]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda added: int(added["id"]))
 
 
-def download(repository: str, revision: str | None) -> Path:
-    """A folder with the tokenizer files of a repository of the Hugging Face hub, from its cache where they are.
+def download(
+    repository: str, revision: str | None, wanted: Sequence[str] = WANTED, what: str = "its tokenizer.json"
+) -> Path:
+    """A folder with the wanted files of a repository of the Hugging Face hub, from its cache where they are.
 
     Raises:
         UserError: `huggingface_hub` is not installed; no such repository or revision, no access, or no network.
@@ -177,13 +192,12 @@ def download(repository: str, revision: str | None) -> Path:
     except ImportError:
         raise UserError(
             f"{name}: needs the package huggingface_hub; install it (pip install 'modelzoo[hub]'), "
-            "or download the repository's tokenizer.json and give its path"
+            f"or download {what} by hand and give the path"
         ) from None
-    wanted = ["tokenizer.json", *(file for pair in PAIRS for file in pair), *BESIDE]
     try:
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
     except Exception as error:  # its own errors, those of its HTTP library, and OSError
         raise UserError(
             f"{name}: cannot be downloaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}); check the "
-            "name, the network and your access, or download its tokenizer.json by hand and give its path"
+            f"name, the network and your access, or download {what} by hand and give the path"
         ) from error

@@ -26,13 +26,21 @@ ALLOWED = {
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
-    "modelzoo.convert": CONFIG_LAYER | {"modelzoo.convert", "modelzoo.model"},
+    "modelzoo.evaluate": CONFIG_LAYER
+    | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
+    "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
+    "modelzoo.convert": CONFIG_LAYER
+    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
+    | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.launch": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    "modelzoo.text_stream": set(),
+    "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
+    "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
@@ -42,6 +50,7 @@ WITHOUT_TORCH = [
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
+    "modelzoo.mup.widths", "modelzoo.text_stream",
 ]  # fmt: skip
 
 
@@ -101,13 +110,18 @@ def test_nothing_can_run_code_from_a_file():
     """No pickle, no eval, no YAML loader that builds objects."""
     forbidden = {"eval", "exec", "compile", "__import__"}
     for name, path in modules():
+        tensors_only = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ("weights_only", "True") in {
+                (word.arg, ast.unparse(word.value)) for word in node.keywords
+            }:
+                tensors_only.add(node.func)  # torch.load of a .bin, which then builds tensors and nothing else
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in forbidden, f"{name}:{node.lineno}"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
                 assert not {"pickle", "dill", "cloudpickle", "shelve", "marshal"} & set(names), f"{name}:{node.lineno}"
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node not in tensors_only:
                 call = f"{node.value.id}.{node.attr}"
                 assert call not in ("torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"), (
                     f"{name}:{node.lineno}"

@@ -1,111 +1,195 @@
-"""`modelzoo generate`: text from a checkpoint, streamed as it comes."""
+"""`modelzoo generate`: text from a checkpoint, streamed as it comes, or many prompts in batches."""
 
-import codecs
 import json
-import sys
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from modelzoo.cli.arguments import accelerator_from
+from modelzoo.base_config import UserError
+from modelzoo.cli import prompts as prompts_of
+from modelzoo.cli.arguments import say
+from modelzoo.cli.decoding import check_precision, load_batcher
+from modelzoo.cli.progress import counting
+from modelzoo.cli.prompts import Prompt
+
+if TYPE_CHECKING:
+    from modelzoo.batching import Batcher, Completion
+
+STOPPED = 3
+"""Exit code after Ctrl-C."""
+MIN_TEMPERATURE = 0.001
+"""Below it logits / temperature leave the range of fp32."""
+ANSWER = ("text", "finish_reason", "new_tokens", "seed", "seconds")
+"""Keys of the JSON beside `prompt`."""
 
 
 def command(
     checkpoint: Path = typer.Argument(..., help="A checkpoint, or a run's folder (its newest one)."),
-    prompt: str = typer.Option(..., help="The text to continue."),
+    prompt: list[str] = typer.Option(None, help="The text to continue; may be given several times."),
+    prompts: Path = typer.Option(
+        None, help="A file of them: .txt, one a line, or .jsonl with the key `prompt` (others come back with --json)."
+    ),
     max_new_tokens: int = typer.Option(None, min=1, help="Tokens to add at most; 100, or what the context holds."),
     temperature: float = typer.Option(0.8, min=0.0, help="0 is greedy: always the likeliest token."),
     top_k: int = typer.Option(None, min=1, help="Draw from the k likeliest tokens only."),
     top_p: float = typer.Option(
         None, min=0.0, max=1.0, help="Draw from the likeliest tokens of this total mass; 0.95 unless greedy."
     ),
+    min_p: float = typer.Option(
+        None, min=0.0, max=1.0, help="Draw from tokens at least this fraction as likely as the likeliest."
+    ),
+    repetition_penalty: float = typer.Option(1.0, help="Above 1 discourages tokens that were there before."),
+    stop: list[str] = typer.Option(None, help="End before this text; may be given several times."),
     seed: int = typer.Option(0, min=0, max=2**63 - 1, help="Equal seeds give equal text."),
+    num_samples: int = typer.Option(1, min=1, help="Continuations of each prompt, with seed, seed + 1, …"),
+    batch_size: int = typer.Option(8, min=1, help="Continuations computed at a time."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
-    as_json: bool = typer.Option(False, "--json", help="For programs: nothing is streamed."),
+    precision: str = typer.Option("fp32", help="Of the weights: fp32, bf16, int8 (CPU)."),
+    as_json: bool = typer.Option(False, "--json", help="For programs: an object, or one a line for several prompts."),
 ) -> None:
-    """Continue a prompt; stops at the end of a document."""
-    started = time.monotonic()
-    text, num_tokens = run(
-        checkpoint,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        device=device,
-        stream=not as_json,
-    )
-    if as_json:
-        seconds = time.monotonic() - started
-        answer = {"prompt": prompt, "text": text, "new_tokens": num_tokens, "seed": seed, "seconds": seconds}
-        print(json.dumps(answer, indent=1, ensure_ascii=False))
+    """Continue prompts; stops at the end of a document."""
+    if (not prompt) == (prompts is None):
+        raise UserError("give --prompt TEXT (several times, if you like) or --prompts FILE")
+    given = prompts_of.from_options(prompt) if prompt else prompts_of.from_file(prompts, ANSWER)
+    streaming = len(given) == num_samples == 1 and prompts is None and not as_json
+    try:
+        batcher, completions = prepare(
+            checkpoint,
+            given,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=stop or (),
+            seed=seed,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+        )
+        if streaming:
+            stream(batcher, given[0], completions[0])
+            return
+        asked = [each for each in given for _ in range(num_samples)]
+        alone = len(asked) == 1 and prompts is None
+        for number, done in enumerate(in_order(batcher, completions)):
+            answer = _answer(asked[number], done)
+            if as_json:
+                print(json.dumps(answer, indent=1 if alone else None), flush=True)
+            else:
+                print(f"── {number + 1} of {len(asked)} ──\n{answer['prompt']}{answer['text']}", flush=True)
+    except KeyboardInterrupt:
+        if streaming:
+            print(flush=True)
+        say("stopped")
+        raise typer.Exit(STOPPED) from None
 
 
-def run(
+def run(checkpoint: Path, prompt: str, **options: Any) -> None:
+    """Stream a prompt and its continuation to standard output; `options` as for `prepare`."""
+    given = [Prompt(prompt)]
+    batcher, completions = prepare(checkpoint, given, **options)
+    stream(batcher, given[0], completions[0])
+
+
+def prepare(
     checkpoint: Path,
-    prompt: str,
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int | None = None,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
     seed: int = 0,
+    num_samples: int = 1,
+    batch_size: int = 8,
     device: str = "auto",
-    stream: bool = True,
-) -> tuple[str, int]:
-    """The continuation, and how many tokens it took. Streams prompt and continuation to standard output."""
-    import torch
+    precision: str = "fp32",
+) -> tuple["Batcher", list["Completion"]]:
+    """What is to be computed, `num_samples` of each prompt in turn, and what computes it.
 
-    from modelzoo.base_config import UserError
-    from modelzoo.launch import load_model, load_tokenizer
-    from modelzoo.model.generate import generate
+    Raises UserError with every prompt that the model's context does not hold, and for options that mean nothing.
+    """
+    filters = {"--top-k": top_k, "--top-p": top_p, "--min-p": min_p}
+    if temperature == 0 and (without_effect := [name for name, value in filters.items() if value is not None]):
+        raise UserError(
+            f"{', '.join(without_effect)}: no effect with --temperature 0 (greedy); leave out, or raise the temperature"
+        )
+    if temperature == 0 and num_samples > 1:
+        raise UserError(f"--num-samples {num_samples}: all alike with --temperature 0 (greedy); raise the temperature")
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise UserError(f"--temperature {temperature}: use 0 for greedy, or at least {MIN_TEMPERATURE}")
+    if not all(stop):
+        raise UserError("--stop: is empty; give the text to stop at")
+    check_precision(precision)
+
+    from modelzoo.batching import Completion
+    from modelzoo.launch import load_model_config, load_tokenizer
+    from modelzoo.model.sampling import Sampling
     from modelzoo.trainer.checkpoint import find_checkpoint
 
-    accelerator = accelerator_from(device=device)
-    folder = find_checkpoint(checkpoint)
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder, str(accelerator.device))
-    top_p = 0.95 if top_p is None and temperature > 0 else top_p
-    if not prompt.isascii() and prompt.encode(errors="replace").decode() != prompt:
-        raise UserError("--prompt: is not UTF-8 text; check the terminal's encoding")
-    if 0 < temperature < 1e-3:
-        raise UserError(f"--temperature {temperature}: use 0 for greedy, or at least 0.001")
-    ids = tokenizer.encode(prompt) or [tokenizer.end_of_document_id]
-    room = model.config.max_seq_len - len(ids)
-    if room < 1:
-        raise UserError(
-            f"--prompt: has {len(ids)} tokens, and the model's context is {model.config.max_seq_len}; cut it"
-        )
-    max_new_tokens = min(100, room) if max_new_tokens is None else max_new_tokens
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces: list[str] = []
-
-    def on_token(token: torch.Tensor) -> None:
-        if int(token) != tokenizer.end_of_document_id:
-            pieces.append(decoder.decode(tokenizer.decode_bytes([int(token)])))
-            if stream:
-                print(pieces[-1], end="", flush=True)
-
-    if stream:
-        print(prompt, end="", flush=True)
     try:
-        generated = generate(
-            model,
-            torch.tensor([ids], device=accelerator.device),
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop_id=tokenizer.end_of_document_id,
-            on_token=on_token,
-        )
-    except ValueError as error:  # a prompt too long, options that contradict each other
+        samplings = [
+            Sampling(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=0.95 if top_p is None and temperature > 0 else top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=(seed + sample) % 2**63,
+            )
+            for sample in range(num_samples)
+        ]
+    except ValueError as error:
         raise UserError(str(error)) from None
-    pieces.append(decoder.decode(b"", final=True))
-    if stream:
-        print(pieces[-1])
-        sys.stdout.flush()
-    return "".join(pieces), generated.shape[1] - len(ids)
+    folder = find_checkpoint(checkpoint)
+    tokenizer, context = load_tokenizer(folder), load_model_config(folder).max_seq_len
+    completions, problems = list[Completion](), list[str]()
+    for prompt in prompts:
+        ids = tokenizer.encode(prompt.text) or [tokenizer.end_of_document_id]
+        room = context - len(ids)
+        if room < (max_new_tokens or 1):
+            remedy = f"shorten it, or use --max-new-tokens {room}" if room > 0 else "shorten it"
+            wanted = f" and --max-new-tokens {max_new_tokens}" if room > 0 else ""
+            problems.append(
+                f"{prompt.where}: has {len(ids)} tokens{wanted}, and the model's context is {context}; {remedy}"
+            )
+        limit = min(100, room) if max_new_tokens is None else max_new_tokens
+        completions += [Completion(ids, sampling, limit, tuple(stop)) for sampling in samplings]
+    prompts_of.refuse_all(problems)
+    longest = max(len(completion.prompt_ids) + completion.max_new_tokens for completion in completions)
+    max_rows = min(batch_size, len(completions))
+    return load_batcher(folder, tokenizer, device, precision, max_rows, longest), completions
+
+
+def stream(batcher: "Batcher", prompt: Prompt, completion: "Completion") -> None:
+    """Compute one completion, and print it after its prompt as it comes."""
+    completion.on_piece = lambda piece: print(piece.text, end="", flush=True)
+    print(prompt.text, end="", flush=True)
+    for _ in batcher.run([completion]):
+        print(flush=True)
+
+
+def in_order(batcher: "Batcher", completions: Sequence["Completion"]) -> Iterator["Completion"]:
+    """Compute completions in batches; each as soon as it and all before it are done. Progress of several on stderr."""
+    pending = list(completions)[::-1]
+    alone = len(completions) == 1
+    with nullcontext() if alone else counting("generating", len(completions), "completions") as advance:
+        for _ in batcher.run(completions):
+            if advance is not None:
+                advance(1)
+            while pending and pending[-1].finish_reason is not None:
+                yield pending.pop()
+
+
+def _answer(prompt: Prompt, done: "Completion") -> dict[str, Any]:
+    values = (done.text, done.finish_reason, done.num_tokens, done.sampling.seed, round(done.seconds, 3))
+    return {"prompt": prompt.text, **dict(zip(ANSWER, values, strict=True)), **prompt.fields}

@@ -13,14 +13,19 @@ from modelzoo.cli import (
     demo,
     diff,
     evaluate,
+    export_hf,
     generate,
+    import_hf,
     inspect,
     list_configs,
+    mup,
     preprocess,
+    serve,
     show,
     tokenizer,
     train,
     verify,
+    vocab,
 )
 from modelzoo.files import OUT_OF_SPACE
 
@@ -41,6 +46,11 @@ app.command("verify")(verify.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
+app.command("serve")(serve.command)
+app.add_typer(mup.app, name="mup")
+app.command("import")(import_hf.command)
+app.command("export")(export_hf.command)
+app.command("vocab")(vocab.command)
 app.command("demo")(demo.command)
 
 

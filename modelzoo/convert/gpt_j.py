@@ -3,63 +3,69 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from modelzoo.convert.mapping import Weights, activation_from, by_heads, dropout_from, require
+from modelzoo.base_config import UserError
+from modelzoo.convert.family import Family
+from modelzoo.convert.layout import SEPARATE, Part
 from modelzoo.model.config import ModelConfig
-from modelzoo.model.position.rotary import fraction_for
-
-_PARTS = {
-    "norm_1.weight": "ln_1.weight",
-    "norm_1.bias": "ln_1.bias",
-    "attention.out.weight": "attn.out_proj.weight",
-    "mlp.fc_in.weight": "mlp.fc_in.weight",
-    "mlp.fc_in.bias": "mlp.fc_in.bias",
-    "mlp.fc_out.weight": "mlp.fc_out.weight",
-    "mlp.fc_out.bias": "mlp.fc_out.bias",
-}
+from modelzoo.model.position.rotary import RotaryPosition, fraction_for
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of our ModelConfig, from a config.json."""
-    require(hf, tie_word_embeddings=False)
-    rotary_dim, head_dim = hf.get("rotary_dim", 64), hf["n_embd"] // hf["n_head"]
-    if rotary_dim is None:
-        raise ValueError("rotary_dim=None is not supported; give the number of rotated channels")
-    return {
-        "num_layers": hf["n_layer"],
-        "num_heads": hf["n_head"],
-        "hidden_size": hf["n_embd"],
-        "ffn_size": hf.get("n_inner"),
-        "vocab_size": hf["vocab_size"],
-        "max_seq_len": hf["n_positions"],
+def _position_from(hf: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    rotary_dim = hf.get("rotary_dim", 64)
+    if not isinstance(rotary_dim, int) or not 1 <= rotary_dim <= head_dim:
+        raise UserError(
+            f"rotary_dim={rotary_dim!r} is not supported; give the number of rotated channels, 2 to head_dim={head_dim}"
+        )
+    return {"kind": "rotary", "style": "interleaved", "fraction": fraction_for(rotary_dim, head_dim)}
+
+
+def _position_to(config: ModelConfig) -> dict[str, Any]:
+    position = config.position
+    assert isinstance(position, RotaryPosition)
+    return {"rotary_dim": position.rotary_dim(config.head_dim)}
+
+
+FAMILY = Family(
+    model_type="gptj",
+    architecture="GPTJForCausalLM",
+    description="position.kind=rotary with style=interleaved",
+    sizes={
+        "num_layers": "n_layer",
+        "num_heads": "n_head",
+        "hidden_size": "n_embd",
+        "vocab_size": "vocab_size",
+        "max_seq_len": "n_positions",
+    },
+    ffn_size=("n_inner", True),
+    activation=("activation_function", "gelu_new"),
+    norm_eps="layer_norm_epsilon",
+    dropouts=(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
+    flags={},
+    ours_only={
         "parallel_residual": True,
         "tied_norm": True,
-        "position": {
-            "kind": "rotary",
-            "style": "interleaved",
-            "fraction": fraction_for(rotary_dim, head_dim),
-        },
-        "activation": activation_from(hf, "activation_function", "gelu_new"),
         "attention_bias": False,
         "lm_head_bias": True,
         "tie_embeddings": False,
-        "norm_eps": hf.get("layer_norm_epsilon", 1e-5),
-        "dropout": dropout_from(hf, ("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
-    }
-
-
-def weights_from_hf(state_dict: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our weights by name. ValueError: weights are missing, left over, or of another vocabulary."""
-    theirs = Weights(state_dict, prefix="transformer.", buffers=r"\.attn\.((masked_)?bias|embed_positions)")
-    ours = {"embedding.weight": theirs.take("wte.weight")}
-    for layer in range(config.num_layers):
-        projections = [theirs.take(f"h.{layer}.attn.{name}_proj.weight") for name in "qkv"]
-        ours[f"blocks.{layer}.attention.qkv.weight"] = by_heads(torch.cat(projections), config.num_heads)
-        for name, their_name in _PARTS.items():
-            ours[f"blocks.{layer}.{name}"] = theirs.take(f"h.{layer}.{their_name}")
-    for kind in ("weight", "bias"):
-        ours[f"final_norm.{kind}"] = theirs.take(f"ln_f.{kind}")
-    ours |= theirs.take_head(config, ours["embedding.weight"])
-    return theirs.finish(ours, config)
+    },
+    theirs_only={"tie_word_embeddings": (False,)},
+    position_from=_position_from,
+    position_to=_position_to,
+    position_field="rotary_dim",
+    prefix="transformer.",
+    head=("lm_head",),
+    buffers=r"\.attn\.((masked_)?bias|embed_positions)",
+    parts={
+        "embedding": Part(("wte",)),
+        "blocks.{}.norm_1": Part(("h.{}.ln_1",)),
+        "blocks.{}.attention.qkv": Part(
+            ("h.{}.attn.q_proj", "h.{}.attn.k_proj", "h.{}.attn.v_proj"),
+            SEPARATE,
+        ),
+        "blocks.{}.attention.out": Part(("h.{}.attn.out_proj",)),
+        "blocks.{}.mlp.fc_in": Part(("h.{}.mlp.fc_in",)),
+        "blocks.{}.mlp.fc_out": Part(("h.{}.mlp.fc_out",)),
+        "final_norm": Part(("ln_f",)),
+        "lm_head": Part(("lm_head",)),
+    },
+)

@@ -1,70 +1,90 @@
-"""Hugging Face's GPT-NeoX (Pythia too): query, key and value are packed head by head.
-
-Shapes: H heads, K head_dim, D hidden_size.
-"""
+"""Hugging Face's GPT-NeoX (Pythia too): query, key and value are packed head by head."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from modelzoo.convert.mapping import Weights, activation_from, dropout_from
+from modelzoo.base_config import UserError
+from modelzoo.convert.family import Family, number
+from modelzoo.convert.layout import Part
 from modelzoo.model.config import ModelConfig
-
-_PARTS = {
-    "norm_1": "input_layernorm",
-    "attention.qkv": "attention.query_key_value",
-    "attention.out": "attention.dense",
-    "norm_2": "post_attention_layernorm",
-    "mlp.fc_in": "mlp.dense_h_to_4h",
-    "mlp.fc_out": "mlp.dense_4h_to_h",
-}
+from modelzoo.model.position.rotary import RotaryPosition
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of our ModelConfig, from a config.json of any transformers version."""
-    rope = {
-        "rope_theta": hf.get("rotary_emb_base", 10_000),
-        "partial_rotary_factor": hf.get("rotary_pct", 0.25),
-    }
-    rope |= hf.get("rope_parameters") or {}
-    scaling = (hf.get("rope_scaling") or {}).get("type") or rope.get("rope_type", "default")
-    if scaling != "default":
-        raise ValueError(f"rope_type={scaling!r} is not supported; only 'default' is")
+def _position_from(hf: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Of any version of transformers: `rotary_pct` and `rotary_emb_base`, or `rope_parameters`."""
+    rope: dict[str, Any] = {}
+    for section in ("rope_scaling", "rope_parameters"):
+        given = hf.get(section) or {}
+        if not isinstance(given, Mapping):
+            raise UserError(f"{section}={given!r}: expected a section")
+        if (kind := given.get("rope_type", given.get("type", "default"))) != "default":
+            raise UserError(f"{section}: rope_type={kind!r} is not supported; only 'default' is")
+        rope |= given
+    old = {"rope_theta": ("rotary_emb_base", "rope_theta"), "partial_rotary_factor": ("rotary_pct",)}
+    for name, fields in old.items():
+        if name not in rope and (field := next((f for f in fields if f in hf), None)):
+            rope[name] = hf[field]
     return {
-        "num_layers": hf["num_hidden_layers"],
-        "num_heads": hf["num_attention_heads"],
-        "hidden_size": hf["hidden_size"],
-        "ffn_size": hf["intermediate_size"],
-        "vocab_size": hf["vocab_size"],
-        "max_seq_len": hf["max_position_embeddings"],
-        "parallel_residual": hf.get("use_parallel_residual", True),
-        "position": {
-            "kind": "rotary",
-            "style": "half",
-            "fraction": rope["partial_rotary_factor"],
-            "theta": rope["rope_theta"],
-        },
-        "activation": activation_from(hf, "hidden_act", "gelu"),
-        "attention_bias": hf.get("attention_bias", True),
-        "tie_embeddings": hf.get("tie_word_embeddings", False),
-        "norm_eps": hf.get("layer_norm_eps", 1e-5),
-        "dropout": dropout_from(hf, ("attention_dropout", "hidden_dropout"), 0.0),
+        "kind": "rotary",
+        "style": "half",
+        "fraction": number(rope, "partial_rotary_factor", 0.25),
+        "theta": number(rope, "rope_theta", 10_000),
     }
 
 
-def weights_from_hf(state_dict: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Our weights by name. ValueError: weights are missing, left over, or of another vocabulary."""
-    theirs = Weights(state_dict, prefix="gpt_neox.", buffers=r"attention\.(masked_)?bias|rotary_emb\.\w+")
-    ours = {"embedding.weight": theirs.take("embed_in.weight")}
-    for layer in range(config.num_layers):
-        for part, their_part in _PARTS.items():
-            has_bias = config.attention_bias or not part.startswith("attention")
-            for kind in ("weight", "bias") if has_bias else ("weight",):
-                value = theirs.take(f"layers.{layer}.{their_part}.{kind}")
-                ours[f"blocks.{layer}.{part}.{kind}"] = value
-    for kind in ("weight", "bias"):
-        ours[f"final_norm.{kind}"] = theirs.take(f"final_layer_norm.{kind}")
-    head = "embed_out" if "embed_out.weight" in theirs else "lm_head"  # renamed in transformers 5
-    ours |= theirs.take_head(config, ours["embedding.weight"], head)
-    return theirs.finish(ours, config)
+def _position_to(config: ModelConfig) -> dict[str, Any]:
+    """As transformers 5 reads it, and as earlier ones and other programs do."""
+    position = config.position
+    assert isinstance(position, RotaryPosition)
+    theta = int(position.theta) if position.theta.is_integer() else position.theta
+    return {
+        "rotary_pct": position.fraction,
+        "rotary_emb_base": theta,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": position.theta,
+            "partial_rotary_factor": position.fraction,
+        },
+    }
+
+
+FAMILY = Family(
+    model_type="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    description="position.kind=rotary with style=half",
+    sizes={
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_size": "hidden_size",
+        "vocab_size": "vocab_size",
+        "max_seq_len": "max_position_embeddings",
+    },
+    ffn_size=("intermediate_size", False),
+    activation=("hidden_act", "gelu"),
+    norm_eps="layer_norm_eps",
+    dropouts=(("attention_dropout", "hidden_dropout"), 0.0),
+    flags={
+        "parallel_residual": ("use_parallel_residual", True),
+        "attention_bias": ("attention_bias", True),
+        "tie_embeddings": ("tie_word_embeddings", False),
+    },
+    ours_only={"tied_norm": False, "lm_head_bias": False},
+    theirs_only={},
+    position_from=_position_from,
+    position_to=_position_to,
+    position_field="rope_parameters",
+    prefix="gpt_neox.",
+    head=("embed_out", "lm_head"),  # on disk; in the memory of transformers 5
+    buffers=r"attention\.(masked_)?bias|rotary_emb\.\w+",
+    parts={
+        "embedding": Part(("embed_in",)),
+        "blocks.{}.norm_1": Part(("layers.{}.input_layernorm",)),
+        "blocks.{}.attention.qkv": Part(("layers.{}.attention.query_key_value",)),
+        "blocks.{}.attention.out": Part(("layers.{}.attention.dense",)),
+        "blocks.{}.norm_2": Part(("layers.{}.post_attention_layernorm",)),
+        "blocks.{}.mlp.fc_in": Part(("layers.{}.mlp.dense_h_to_4h",)),
+        "blocks.{}.mlp.fc_out": Part(("layers.{}.mlp.dense_4h_to_h",)),
+        "final_norm": Part(("final_layer_norm",)),
+        "lm_head": Part(("embed_out",)),
+    },
+)

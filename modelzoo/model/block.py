@@ -6,7 +6,6 @@ Shapes: B batch, T positions, D hidden_size.
 from torch import Tensor, nn
 
 from modelzoo.model.attention import Attention
-from modelzoo.model.cache import LayerCache
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.mlp import MLP
 
@@ -23,11 +22,9 @@ class Block(nn.Module):
         self.parallel_residual = config.parallel_residual
         self.reduce = nn.Identity()  # sums over the ranks that share the heads and the MLP, where there are several
 
-    def forward(
-        self, x: Tensor, position: Tensor | None, cache: LayerCache | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor | None, mask: Tensor | None = None) -> Tensor:
         normed = self.norm_1(x)
-        attended = self.attention(normed, position, cache, mask)
+        attended = self.attention(normed, position, mask)
         if self.parallel_residual:  # x + attention(n1(x)) + mlp(n2(x)); tied_norm: n2 is n1
             return x + self.reduce(attended + self.mlp(normed if self.norm_2 is None else self.norm_2(x)))
         x = x + self.reduce(attended)

@@ -35,7 +35,7 @@ class MuPConfig(Config):
     """Multiplies the embeddings."""
 
     output_logits_alpha: float = Field(default=1.0, gt=0, le=10_000)
-    """Multiplies the output logits, which are also divided by hidden_size / base_hidden_size."""
+    """Multiplies the output logits (not their bias), which are also divided by hidden_size / base_hidden_size."""
 
     attention_logits_alpha: float = Field(default=1.0, gt=0, le=10_000)
     """Multiplies the attention logits, which are q·k / head_dim instead of q·k / sqrt(head_dim)."""

@@ -1,119 +1,82 @@
-"""Text generation with a key-value cache.
+"""Text generation: prompts in, continuations out."""
 
-Shapes: B batch, T tokens of the prompt, V vocabulary.
-"""
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
-from modelzoo.model.cache import KVCache
+from modelzoo.model.decoder import Decoder, Finished, Token
 from modelzoo.model.gpt import GPT
+from modelzoo.model.sampling import Sampling
+from modelzoo.model.weights import Form
 
 
-@torch.inference_mode()
+@dataclass
+class Completion:
+    """What continues one prompt."""
+
+    token_ids: list[int] = field(default_factory=list)
+    """Without the prompt; the stop id, where one ended it, is the last."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of each token, where they were asked for."""
+    finished: Finished | None = None
+    """stop: by a stop id or by `on_token`. length: max_new_tokens are reached."""
+
+
 def generate(
     model: GPT,
-    input_ids: Tensor,
+    prompts: Sequence[Sequence[int]] | Tensor,
     max_new_tokens: int,
+    sampling: Sampling | Sequence[Sampling] = Sampling(),
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    stop_id: int | None = None,
-    on_token: Callable[[Tensor], None] | None = None,
-) -> Tensor:
-    """Continue the prompts `input_ids` (B, T), all of one length: (B, T + new tokens).
+    stop_ids: Collection[int] = (),
+    num_logprobs: int | None = None,
+    on_token: Callable[[int, Token], bool | None] | None = None,
+    max_rows: int = 16,
+    weights: Form = "model",
+) -> list[Completion]:
+    """Continue every prompt, a list of token ids each (or a tensor (B, T)), by up to `max_new_tokens`.
 
-    temperature 0 takes the likeliest token; otherwise tokens are drawn from the softmax of logits /
-    temperature, cut to the `top_k` likeliest and then to the fewest that hold probability `top_p` (nucleus
-    sampling, Holtzman et al. 2019). The same `seed` draws the same tokens; None goes on with torch's global
-    generator. Ids of padding rows (vocab_size and above) are never drawn. After its `stop_id` a row repeats
-    it; generation ends when all rows have. `on_token` is called with each step's tokens (B,).
+    With one `sampling` for all, prompt i draws with its seed + i, so equal prompts continue differently; a
+    list gives each prompt its own. `max_rows` prompts are at work at a time, and the next takes the place of one
+    that ends. `on_token(i, token)` is called with each new token of prompt i, and ends its text by returning
+    True. `weights` chooses another form of the weights, for speed (`weights.py`). Prompts that share a batch do
+    not change each other's tokens; see `Decoder` for the limits of that.
 
-    Raises ValueError for options that mean nothing, and if T + max_new_tokens exceeds the model's
-    max_seq_len.
+    Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
+    max_seq_len: before anything is generated.
     """
-    _check(model, input_ids, max_new_tokens, temperature, top_k, top_p, stop_id)
-    generator = None if seed is None else torch.Generator(input_ids.device).manual_seed(seed)
-    cache = KVCache(model.config.num_layers, max_len=input_ids.shape[1] + max_new_tokens)
-    stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    output, step = [input_ids], input_ids
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            hidden = model.hidden(step, cache)[:, -1]
-            logits = model.logits(hidden)[:, : model.config.vocab_size].float()  # (B, vocab_size)
-            token = _choose(logits, temperature, top_k, top_p, generator)  # (B,)
-            if stop_id is not None:
-                token = token.masked_fill(stopped, stop_id)
-                stopped |= token == stop_id
-            step = token[:, None]
-            output.append(step)
-            if on_token is not None:
-                on_token(token)
-            if stop_id is not None and stopped.all():
-                break
-    finally:
-        model.train(was_training)
-    return torch.cat(output, dim=1)
-
-
-def _choose(
-    logits: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """One token for each row of logits (B, V): (B,)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    probabilities = logits.softmax(-1)
-    if top_p is not None:
-        ordered, ids = probabilities.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # held by likelier tokens: the likeliest always stays
-        probabilities = torch.zeros_like(ordered).scatter(-1, ids, ordered.masked_fill(before >= top_p, 0))
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
-
-
-def _check(
-    model: GPT,
-    input_ids: Tensor,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    stop_id: int | None,
-) -> None:
-    config, length = model.config, input_ids.shape[1]
-    if length == 0:
-        raise ValueError("the prompt is empty; give at least one token, for example the end-of-document id")
-    if length + max_new_tokens > config.max_seq_len:
-        raise ValueError(
-            f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} exceed "
-            f"max_seq_len={config.max_seq_len}; shorten the prompt, or use at most "
-            f"max_new_tokens={max(0, config.max_seq_len - length)}"
-        )
-    for name, value, ok, expected in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "0 or more"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "1 or more, or None"),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1, or None"),
-        (
-            "stop_id",
-            stop_id,
-            stop_id is None or 0 <= stop_id < config.vocab_size,
-            f"below {config.vocab_size}",
-        ),
-    ):
-        if not ok:
-            raise ValueError(f"{name}={value}: expected {expected}")
-    if temperature == 0 and (top_k is not None or top_p is not None):
-        raise ValueError("top_k and top_p have no effect at temperature=0 (greedy); set temperature above 0")
+    ids = [prompt.tolist() for prompt in prompts] if isinstance(prompts, Tensor) else [list(p) for p in prompts]
+    if isinstance(sampling, Sampling):
+        options = [sampling.for_row(index) for index in range(len(ids))]
+    elif len(sampling) == len(ids):
+        options = list(sampling)
+    else:
+        raise ValueError(f"{len(sampling)} samplings for {len(ids)} prompts: expected one of each, or one for all")
+    if max_rows < 1:
+        raise ValueError(f"max_rows={max_rows}: expected 1 or more")
+    completions = [Completion() for _ in ids]
+    longest = max((len(prompt) for prompt in ids), default=0) + max_new_tokens
+    max_len = max(1, min(longest, model.config.max_seq_len))
+    decoder = Decoder(model, max(1, min(max_rows, len(ids))), max_len, weights=weights)
+    for prompt in ids:
+        decoder.check(prompt, max_new_tokens, stop_ids, num_logprobs)
+    waiting, at_work = list(enumerate(ids))[::-1], dict[int, int]()  # at_work: handle to index
+    while waiting or at_work:
+        while waiting and decoder.num_free:
+            index, prompt = waiting.pop()
+            handle = decoder.add(prompt, options[index], max_new_tokens, stop_ids=stop_ids, num_logprobs=num_logprobs)
+            at_work[handle] = index
+        for token in decoder.step():
+            index = at_work[token.row]
+            completion = completions[index]
+            completion.token_ids.append(token.token_id)
+            if token.logprob is not None:
+                completion.logprobs.append(token.logprob)
+            completion.finished = token.finished
+            if on_token is not None and on_token(index, token) and token.finished is None:
+                decoder.remove(token.row)
+                completion.finished = "stop"
+            if completion.finished is not None:
+                del at_work[token.row]
+    return completions

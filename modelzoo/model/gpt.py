@@ -3,8 +3,6 @@
 Shapes: B batch, T positions, D hidden_size, V vocabulary (num_embeddings).
 """
 
-from itertools import repeat
-
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -13,7 +11,6 @@ from torch.nn import functional as F
 
 from modelzoo.model.attention import within_segments
 from modelzoo.model.block import Block
-from modelzoo.model.cache import KVCache
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.init import initialize
 from modelzoo.model.loss import linear_cross_entropy
@@ -45,14 +42,13 @@ class GPT(nn.Module):
         """The ranks that share the vocabulary's rows; None where this one has all."""
         initialize(self, config, seed)
 
-    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits (B, T, V). With a cache, `input_ids` are the tokens after those it holds."""
-        return self.logits(self.hidden(input_ids, cache))
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        return self.logits(self.hidden(input_ids))
 
     def hidden(
         self,
         input_ids: Tensor,
-        cache: KVCache | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> Tensor:
@@ -61,23 +57,22 @@ class GPT(nn.Module):
         Where rows hold several documents, `position_ids` (B, T) count within each, and tokens attend only to
         those of the same `segment_ids` (B, T).
         """
-        start = 0 if cache is None else cache.length
         length = input_ids.shape[1]
-        if start + length > self.config.max_seq_len:
+        if length > self.config.max_seq_len:
             raise ValueError(
-                f"input of {start + length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
+                f"input of {length} tokens is longer than max_seq_len={self.config.max_seq_len}; "
                 "shorten the input, or use a model with a larger max_seq_len"
             )
         x = self.embedding(input_ids)
         if position_ids is None:
-            position_ids = torch.arange(start, start + length, device=x.device)
+            position_ids = torch.arange(length, device=x.device)
         if self.position_embedding is not None:
             x = x + self.position_embedding(position_ids)
         x = self.dropout(x * self.scaling.embed)
         position = self.config.position.table(position_ids, self.config.head_dim)
         mask = None if segment_ids is None else within_segments(segment_ids)
-        for block, layer_cache in zip(self.blocks, repeat(None) if cache is None else cache.layers, strict=False):
-            x = block(x, position, layer_cache, mask)
+        for block in self.blocks:
+            x = block(x, position, mask)
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -98,7 +93,7 @@ class GPT(nn.Module):
         count. `position_ids` and `segment_ids` as for `hidden`. The logits are never held whole: see
         `linear_cross_entropy`.
         """
-        hidden = self.hidden(input_ids, None, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
+        hidden = self.hidden(input_ids, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
         labels = labels.flatten()  # (B·T,)
         if loss_mask is not None:
             kept = loss_mask.flatten().nonzero().squeeze(1)
@@ -113,12 +108,14 @@ class GPT(nn.Module):
         return {name: by_module.get(".".join(name.split(".")[-2:]), 1.0) for name in names}
 
     def _head(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V."""
-        scale = self.scaling.logits
+        """Input, weight and bias of the head. Scaling the input costs D products a token, the logits V.
+
+        The bias is not scaled: it does not grow with the width, as the sum over D does.
+        """
         if self.lm_head is None:
-            return hidden * scale, _own_part(self.embedding.weight), None
-        bias = self.lm_head.bias
-        return hidden * scale, _own_part(self.lm_head.weight), None if bias is None else _own_part(bias) * scale
+            return hidden * self.scaling.logits, _own_part(self.embedding.weight), None
+        bias = None if self.lm_head.bias is None else _own_part(self.lm_head.bias)
+        return hidden * self.scaling.logits, _own_part(self.lm_head.weight), bias
 
 
 def _own_part(parameter: Tensor) -> Tensor:

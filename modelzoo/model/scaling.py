@@ -21,7 +21,7 @@ class Scaling:
     attention: float
     """Multiplies q·k before the softmax."""
     logits: float
-    """Multiplies the output logits."""
+    """Multiplies the output logits, before the bias of the head."""
     init_width: int
     """The hidden size at which the init scheme's stds are taken."""
     init_std: dict[str, float]

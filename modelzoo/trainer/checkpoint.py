@@ -5,7 +5,9 @@
         state.json  config.yaml  tokenizer.json
         manifest.json          {"files": {"model.safetensors": {"sha256": …, "bytes": …}, …}}
 
-A folder under its final name is whole, and nothing in it can run code when it is read.
+An imported model is such a folder too, of any name, without what only a run has; a large one comes in several files,
+`model-00001-of-00003.safetensors` and so on. A folder under its final name is whole, and nothing in it can run code
+when it is read.
 """
 
 import errno
@@ -16,6 +18,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +49,31 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
 
     Raises UserError where the disk is full; whatever goes wrong, no partial folder stays.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
     for left_over in folder.parent.glob(".step_*"):  # by a killed process
         shutil.rmtree(left_over)
-    try:
-        partial.mkdir(parents=True)
+    needed = sum(t.nbytes for group in tensors.values() for t in group.values())
+    with appearing(folder, f"a checkpoint of {needed / 2**20:.0f} MiB; earlier checkpoints are untouched") as partial:
         for name, group in tensors.items():
             whole = {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}
             save_file(whole, partial / f"{name}.safetensors")
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
-        manifest = {"format_version": FORMAT_VERSION, "files": files}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write_manifest(partial)
+
+
+@contextmanager
+def appearing(folder: Path, what: str) -> Iterator[Path]:
+    """A folder under another name, to write into; as the block ends it is forced to the disk and gets its own.
+
+    Takes the place of a checkpoint of that name. `what` is said to need the space where the disk is full, which is a
+    UserError; whatever goes wrong, nothing stays.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():  # by a killed process
+        shutil.rmtree(partial)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
         for path in [*partial.iterdir(), partial]:
             _sync(path)
         if folder.exists():  # the same step, saved before
@@ -68,13 +83,22 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
             raise
-        needed = sum(t.nbytes for group in tensors.values() for t in group.values())
         raise UserError(
-            f"{folder}: no space left on the device for a checkpoint of {needed / 2**20:.0f} MiB; earlier "
-            "checkpoints are untouched: free some space and start the same command again"
+            f"{folder}: no space left on the device for {what}: free some space and start the same command again"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """The last file of a checkpoint: sha256 and size of every other."""
+    manifest = {"format_version": FORMAT_VERSION, "files": fingerprints(folder)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and size of every file."""
+    return {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -85,8 +109,13 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one of the checkpoint's files, on the CPU."""
-    return dict(load_file(folder / f"{name}.safetensors"))
+    """The tensors of one of the checkpoint's files, on the CPU; or of the several that a large one comes in."""
+    return {key: tensor for file in tensor_files(folder, name) for key, tensor in load_file(file).items()}
+
+
+def tensor_files(folder: Path, name: str) -> list[Path]:
+    """`<name>.safetensors`, or `<name>-00001-of-0000N.safetensors` and the others."""
+    return sorted(folder.glob(f"{name}-?????-of-?????.safetensors")) or [folder / f"{name}.safetensors"]
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -144,8 +144,12 @@ def test_mup_output_logits(family: dict[str, Any]) -> None:
     ids, labels = torch.randint(0, 53, (2, 2, 7))
     model = build(**family, **mup(output_logits_alpha=2.2))
     hidden = model.hidden(ids)
-    head = model.lm_head or (lambda x: x @ model.embedding.weight.T)
-    torch.testing.assert_close(model(ids), head(hidden) * 2.2 / 2)
+    if model.lm_head is None:
+        expected = hidden @ model.embedding.weight.T * 2.2 / 2
+    else:  # a bias does not grow with the width, and is not divided by it
+        torch.nn.init.normal_(model.lm_head.bias)
+        expected = hidden @ model.lm_head.weight.T * 2.2 / 2 + model.lm_head.bias
+    torch.testing.assert_close(model(ids), expected)
     expected = F.cross_entropy(model(ids).flatten(0, 1), labels.flatten(), reduction="sum")
     torch.testing.assert_close(model.loss(ids, labels)[0], expected)
 

@@ -47,7 +47,7 @@ def test_packed_equals_separate(family: str, without: str | None) -> None:
     """Without the segments, or in GPT-2 without the positions, the comparison fails: so it can."""
     model, (batch, places) = build(**FAMILIES[family]), packed()
     given: dict[str, Any] = {name: batch[name] for name in ("position_ids", "segment_ids") if name != without}
-    hidden = model.hidden(batch["input_ids"], None, **given)
+    hidden = model.hidden(batch["input_ids"], **given)
     logits = model.logits(hidden)
     alone = [model(batch["input_ids"][row : row + 1, where])[0] for row, where in places]
     in_logits = max(
@@ -74,7 +74,7 @@ def test_no_gradient_crosses_documents() -> None:
     model, (batch, places) = build(), packed()
     embedded: list[Tensor] = []
     model.embedding.register_forward_hook(lambda *args: embedded.append(args[2].requires_grad_()) or embedded[-1])
-    hidden = model.hidden(batch["input_ids"], None, batch["position_ids"], batch["segment_ids"])
+    hidden = model.hidden(batch["input_ids"], batch["position_ids"], batch["segment_ids"])
     for row, where in places:
         (gradient,) = torch.autograd.grad(hidden[row, where].square().sum(), embedded[-1], retain_graph=True)
         touched = torch.zeros(3, LENGTH, dtype=torch.bool)

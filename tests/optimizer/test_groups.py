@@ -40,6 +40,16 @@ def test_mup_scales_the_rate_of_hidden_matrices_only():
         assert rate == pytest.approx(5e-4 if name.endswith(hidden) else 1e-3), name
 
 
+def test_each_step_takes_the_same_share_of_every_matrix_at_every_width():
+    """AdamW takes lr · weight_decay of a weight: where muP divides the rate, the decay is multiplied."""
+    _, groups = groups_of(load_run_config("params_gptj_6B_muP").model, lr=1e-3, weight_decay=0.1)
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    assert decay["blocks.0.mlp.fc_out.weight"] == decay["blocks.27.attention.qkv.weight"] == pytest.approx(0.2)
+    assert decay["embedding.weight"] == decay["lm_head.weight"] == pytest.approx(0.1)
+    for group in groups:
+        assert group["lr"] * group["weight_decay"] in (0.0, pytest.approx(1e-4)), group["names"]
+
+
 def test_frozen_parameters_are_left_out():
     model = GPT(load_run_config("gptj_tiny", ["model.num_layers=1"]).model)
     model.embedding.weight.requires_grad_(False)

@@ -71,6 +71,24 @@ class RotaryPosition(PositionConfig):
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=pair_dim).flatten(-2)
         return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
+    def factors(self, position_ids: "Tensor", head_dim: int) -> "Tensor":
+        """What multiplies a channel, and what its partner: (2, T, 1, 1, R/2, 2), or (2, T, 1, 1, 2, R/2) by halves."""
+        import torch
+
+        cos, sin = self.table(position_ids, head_dim)[:, :, None, None]  # (T, 1, 1, R/2) each
+        pair_dim = -1 if self.style == "interleaved" else -2
+        return torch.stack((torch.stack((cos, cos), pair_dim), torch.stack((-sin, sin), pair_dim)))
+
+    def rotate_(self, x: "Tensor", factors: "tuple[Tensor, ...]") -> None:
+        own, partners = factors
+        shape = own.shape[-2:]
+        pairs = x.as_strided((*x.shape[:-1], *shape), (*x.stride()[:-1], shape[1], 1))
+        in_fp32 = pairs.float()  # the same memory, where it is fp32
+        swapped = in_fp32.flip(-1 if self.style == "interleaved" else -2)
+        in_fp32.mul_(own).addcmul_(swapped, partners)
+        if in_fp32 is not pairs:
+            pairs.copy_(in_fp32)
+
 
 def fraction_for(rotary_dim: int, head_dim: int) -> float:
     """A short `fraction` that gives exactly this rotary_dim, in spite of int() rounding down."""

@@ -1,0 +1,177 @@
+"""Generation on a CPU: transformers, as shipped and compiled over a static cache, beside ours, in one process.
+
+    python -m benchmarks.generation [--size tiny 125M] [--family gptj gpt_neox] [--batch 1 8] [--json FILE]
+
+Random weights; greedy, prompts of 64 tokens, 128 new ones. Arms take turns (A B C A B C …). In fp32 the tokens of
+every arm must be those of transformers as shipped, or the run fails; of bf16 and int8 it prints how many are.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CompileConfig, GPTJConfig, GPTJForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+
+from modelzoo.convert import hf
+from modelzoo.model.config import ModelConfig
+from modelzoo.model.generate import generate
+from modelzoo.model.gpt import GPT
+from modelzoo.model.weights import Form
+
+SIZES = {"tiny": (4, 192, 6, 4_096), "125M": (12, 768, 12, 50_257)}
+"""Layers, hidden size, heads, vocabulary."""
+UNIT = "transformers"
+Arm = Callable[[], list[list[int]]]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--family", nargs="+", default=["gptj", "gpt_neox"], choices=["gptj", "gpt_neox"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows (%(default)s)")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens (%(default)s)")
+    parser.add_argument("--new", type=int, default=128, help="tokens (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="timed (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
+    parser.add_argument("--only", nargs="+", help="arms whose name holds one of these words; transformers always runs")
+    parser.add_argument("--cpu-time", action="store_true", help="time of this process instead of the clock's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    return parser.parse_args()
+
+
+def reference(family: str, size: str) -> Any:
+    """A model of transformers with random weights, large enough that tokens depend on the context."""
+    layers, width, heads, vocab_size = SIZES[size]
+    common: dict[str, Any] = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None}
+    torch.manual_seed(0)
+    model: PreTrainedModel
+    if family == "gptj":
+        names = {"n_layer": layers, "n_head": heads, "n_embd": width, "n_positions": 512}
+        model = GPTJForCausalLM(GPTJConfig(**common, **names, rotary_dim=width // heads // 4))
+    else:
+        names = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": width}
+        names |= {"intermediate_size": 4 * width, "max_position_embeddings": 512}
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(**common, **names))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def ours(theirs: Any) -> GPT:
+    """The same model."""
+    layout = theirs.config.to_dict()
+    config = ModelConfig.model_validate(hf.config_from_hf(layout))
+    with torch.device("meta"):
+        model = GPT(config)
+    model = model.to_empty(device="cpu").to(theirs.dtype)
+    model.load_state_dict(hf.weights_from_hf(theirs.state_dict(), layout, config))
+    return model.eval()
+
+
+def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dict[str, tuple[Arm, str]]:
+    """Each arm, and the arm whose tokens it must give ("": none)."""
+
+    def peer(model: Any, **options: Any) -> Arm:
+        given = {"attention_mask": torch.ones_like(prompts), "do_sample": False, "pad_token_id": 0} | options
+
+        def run() -> list[list[int]]:
+            return model.generate(prompts, max_new_tokens=num_new, **given)[:, prompts.shape[1] :].tolist()
+
+        return run
+
+    def own(model: GPT, weights: Form) -> Arm:
+        return lambda: [found.token_ids for found in generate(model, prompts, num_new, weights=weights)]
+
+    compile_config = CompileConfig(mode="default")
+    compile_config._compile_all_devices = True  # else it leaves CPUs alone
+    static = {"cache_implementation": "static", "compile_config": compile_config}
+    model, model_bf16 = ours(theirs), ours(theirs_bf16)
+    return {
+        UNIT: (peer(theirs), UNIT),
+        "transformers, static, compiled": (peer(theirs, **static), UNIT),
+        "ours": (own(model, "model"), UNIT),
+        "ours, columns": (own(model, "columns"), UNIT),
+        "ours, float16": (own(model, "float16"), ""),
+        "ours, int8": (own(model, "int8"), ""),
+        "transformers, bf16": (peer(theirs_bf16), ""),
+        "transformers, static, compiled, bf16": (peer(theirs_bf16, **static), ""),
+        "ours, bf16": (own(model_bf16, "model"), ""),
+    }
+
+
+def measure(arguments: argparse.Namespace, family: str, size: str, batch: int) -> dict[str, Any]:
+    """Every arm of one case: seconds of each round, and what share of its tokens are those of transformers."""
+    theirs = reference(family, size)
+    half = reference(family, size).to(torch.bfloat16)
+    vocab_size = SIZES[size][3]
+    prompts = torch.randint(0, vocab_size, (batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
+    arms = arms_of(theirs, half, prompts, arguments.new)
+    wanted = {name for name in arms if not arguments.only or any(word in name for word in arguments.only)} | {UNIT}
+    arms = {name: arm for name, arm in arms.items() if name in wanted}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    tokens, first = dict[str, list[list[int]]](), dict[str, float]()
+    for name, (arm, _) in arms.items():  # also warms up, and compiles
+        started = time.perf_counter()
+        tokens[name] = arm()
+        first[name] = time.perf_counter() - started
+    for name, (_, same_as) in arms.items():
+        assert not same_as or tokens[name] == tokens[same_as], f"{family} {size} {batch}: {name}: other tokens"
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(arguments.rounds):
+        for name, (arm, _) in arms.items():
+            started = clock()
+            arm()
+            seconds[name].append(clock() - started)
+
+    def equal(name: str) -> float:
+        pairs = zip(chain(*tokens[name]), chain(*tokens[UNIT]), strict=True)
+        return statistics.mean(found == expected for found, expected in pairs)
+
+    case = {"family": family, "size": size, "batch": batch, "load": os.getloadavg(), "first_seconds": first}
+    return case | {"seconds": seconds, "equal": {name: equal(name) for name in arms}}
+
+
+def report(case: dict[str, Any], num_new: int) -> None:
+    """The table; a ratio above 1 says faster than transformers as shipped."""
+    load = ", ".join(f"{value:.1f}" for value in case["load"])
+    print(f"\n{case['family']} {case['size']}, batch {case['batch']} (load {load})")
+    print(f"{'':<36} {'tokens/s (quartiles)':>26} {'ratio':>6} {'of lower quartiles':>19} {'same':>6} {'first s':>8}")
+    unit_low, unit, _ = statistics.quantiles(case["seconds"][UNIT], n=4)
+    for name, seconds in case["seconds"].items():
+        low, median, high = statistics.quantiles(seconds, n=4)
+        rates = [case["batch"] * num_new / value for value in (median, high, low)]
+        spread = "{:,.0f} ({:,.0f}–{:,.0f})".format(*rates)
+        print(
+            f"{name:<36} {spread:>26} {unit / median:>6.2f} {unit_low / low:>19.2f} {case['equal'][name]:>6.0%} "
+            f"{case['first_seconds'][name]:>8.1f}"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    cases = []
+    for size in arguments.size:
+        for family in arguments.family:
+            for batch in arguments.batch:
+                cases.append(measure(arguments, family, size, batch))
+                report(cases[-1], arguments.new)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(cases, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What `generate` and `serve` load."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelzoo.base_config import UserError
+from modelzoo.cli.arguments import accelerator_from
+
+if TYPE_CHECKING:
+    from modelzoo.batching import Batcher
+    from modelzoo.tokenizer import Tokenizer
+
+PRECISIONS = ("fp32", "bf16", "int8")
+COPIED_BYTES = 2**32
+"""Models up to this size get a copy of their weights by columns, where that is faster (fp32 on the CPU)."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise UserError for one that decoding does not know."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
+
+
+def load_batcher(
+    folder: Path, tokenizer: "Tokenizer", device: str, precision: str, max_rows: int, max_len: int | None
+) -> "Batcher":
+    """What decodes with a checkpoint on a device, its weights held in `precision`: `max_rows` texts at a time.
+
+    Raises UserError for a precision that the device lacks, and where its memory does not hold model and cache.
+    """
+    import torch
+
+    from modelzoo.batching import Batcher
+    from modelzoo.launch import load_model
+    from modelzoo.model.decoder import Decoder
+    from modelzoo.model.weights import Form
+    from modelzoo.trainer.accelerator import DTYPES
+
+    check_precision(precision)
+    accelerator = accelerator_from(device=device, precision="fp32" if precision == "int8" else precision)
+    if precision == "int8" and accelerator.device.type != "cpu":
+        raise UserError(
+            f"--precision int8: is for the CPU, and this is {accelerator.device}; use bf16, or --device cpu"
+        )
+    try:
+        model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision])
+        doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
+        weights: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
+        return Batcher(Decoder(model, max_rows, max_len, weights=weights), tokenizer)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{folder}: {accelerator.device} has not enough memory for the model and {max_rows} rows of its cache; "
+            "use a smaller batch, fewer tokens, or --precision bf16"
+        ) from None

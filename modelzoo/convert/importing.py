@@ -1,0 +1,238 @@
+"""A folder of Hugging Face's becomes a checkpoint: `modelzoo import`."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from modelzoo import tokenizer_files
+from modelzoo.base_config import UserError
+from modelzoo.convert import hf
+from modelzoo.convert.family import Family, our_shapes
+from modelzoo.convert.logit_check import NOT_CHECKED, check_logits
+from modelzoo.convert.tensor_files import (
+    PICKLED,
+    SAFETENSORS,
+    Planned,
+    TensorFiles,
+    check_index,
+    read_json,
+    require_dtypes,
+    weight_files,
+    write_tensors,
+)
+from modelzoo.model.config import ModelConfig
+from modelzoo.tokenizer import Tokenizer
+from modelzoo.trainer.checkpoint import appearing, write_manifest
+
+CARRIED = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Files that travel with an imported model, for its export."""
+HF_CONFIG = "hf_config.json"
+"""Their config.json, in a checkpoint."""
+
+HUB = re.compile(r"(?:hf:/{1,2})?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+"""`owner/name`, `owner/name@revision`, both also after `hf://`."""
+
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+"""What shows progress: of a label, a total and its unit, while the block runs; called with each amount."""
+
+NO_CHECK = {"result": NOT_CHECKED, "reason": "--no-check"}
+
+
+@contextmanager
+def no_progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Nobody watches."""
+    yield lambda amount: None
+
+
+def find_source(source: str, on_note: Callable[[str], None]) -> Path:
+    """The folder that `source` means: itself, or a repository of the hub, which `on_note` is told of first.
+
+    Raises UserError: nothing there, no network, no `huggingface_hub`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{source}: is a file; give the directory that holds config.json and the weights")
+    hub = HUB.fullmatch(source)
+    is_local = source.startswith(".") or path.parent.is_dir()
+    if hub is None or (is_local and not source.startswith("hf:")):
+        near = "" if "/" in source else " (on the hub, a model is owner/name)"
+        raise UserError(f"{source}: no such directory{near}; give one that holds config.json and the weights")
+    on_note(f"{source}: no such directory here; taken as a repository of the Hugging Face hub")
+    wanted = ("config.json", *CARRIED, *tokenizer_files.WANTED)
+    repository, revision = hub[1], hub[2]
+    for weights in (SAFETENSORS, PICKLED):
+        stem, _, ending = weights.rpartition(".")
+        patterns = [*wanted, weights, f"{stem}-*.{ending}", f"{weights}.index.json"]
+        folder = tokenizer_files.download(repository, revision, patterns, "its files")
+        if any(folder.glob(f"{stem}*.{ending}")):
+            break
+    return folder
+
+
+def import_model(
+    source: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    tokenizer: str | None = None,
+    max_file_bytes: int,
+    check: bool = True,
+    progress: Progress = no_progress,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> dict[str, Any]:
+    """Write the checkpoint `out` of the model in `source`, values and types as they are stored.
+
+    Args:
+        name: where the model came from, as it is written into the checkpoint; `source` otherwise.
+        tokenizer: where the tokenizer lies, if not in `source`.
+        check: compare logits with transformers.
+
+    Returns:
+        What `state.json` says of the import, with `checkpoint`.
+
+    Raises:
+        UserError: what is wrong, with its file, field or tensor; nothing is then left under `out`.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another path, or remove it")
+    their_config = read_json(source / "config.json")
+    try:
+        family = hf.family_of(their_config)
+        fields = family.config_from_hf(their_config)
+        config = family.validated(fields)
+    except UserError as error:
+        raise UserError(f"{source / 'config.json'}: {error}") from None
+    text, loaded = _tokenizer(source, tokenizer)
+    if loaded is None:
+        on_note(f"{source}: holds no tokenizer, and text needs one; --tokenizer PATH gives it")
+    else:
+        config = _with_tokenizer(config, loaded, their_config, source, on_note)
+    tensors = TensorFiles(weight_files(source))
+    check_index(source, tensors)
+    names = _checked(tensors, family, config, source)
+    total = sum(tensors.planned[name].num_bytes for name in names.values())
+    with appearing(out, f"{total / 2**30:.1f} GiB") as partial:
+        with progress("importing", total, "bytes") as advance:
+            _write_weights(partial, tensors, names, family, config, max_file_bytes, advance)
+        (partial / "config.yaml").write_text(model_yaml(config), encoding="utf-8")
+        (partial / HF_CONFIG).write_text(json.dumps(their_config, indent=1) + "\n", encoding="utf-8")
+        if text is not None:
+            (partial / "tokenizer.json").write_text(text, encoding="utf-8")
+        for carried in CARRIED:
+            if (source / carried).is_file() and (tokenizer is None or carried == CARRIED[0]):
+                content = {
+                    key: value for key, value in read_json(source / carried).items() if key != "auto_map"
+                }  # code
+                (partial / carried).write_text(
+                    json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
+        logits = _check(source, family, partial, config) if check else NO_CHECK
+        imported = {
+            "from": name or str(source),
+            "architecture": family.architecture,
+            "types": sorted({str(tensors.planned[n].dtype).removeprefix("torch.") for n in names.values()}),
+            "logit_check": logits,
+        }
+        (partial / "state.json").write_text(json.dumps({"imported": imported}, indent=1) + "\n", encoding="utf-8")
+        write_manifest(partial)
+    return {"checkpoint": str(out), **imported}
+
+
+def model_yaml(config: ModelConfig) -> str:
+    """The config.yaml of a checkpoint that holds a model and no run."""
+    section = yaml.safe_dump({"model": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+    return f"# A model alone: no run.\n{section}"
+
+
+def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer | None]:
+    """The text of a tokenizer.json, as it stands where there is one, and what it is."""
+    if given is None:
+        names = ["tokenizer.json", *(vocabulary for vocabulary, _ in tokenizer_files.PAIRS)]
+        if not any((source / name).is_file() for name in names):
+            return None, None
+    file = tokenizer_files.find(source if given is None else given)
+    loaded = Tokenizer.load(file, backend="tokenizers")
+    is_whole = file.suffix == ".json" and "model" in read_json(file)
+    return (file.read_text(encoding="utf-8") if is_whole and given is None else tokenizer_files.read(file)), loaded
+
+
+def _with_tokenizer(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    their_config: dict[str, Any],
+    source: Path,
+    on_note: Callable[[str], None],
+) -> ModelConfig:
+    """The config with as many ids as the tokenizer has; more rows than that are padding."""
+    rows, ids = config.num_embeddings, tokenizer.vocab_size
+    remedy = "give the model's own with --tokenizer PATH"
+    if ids > rows:
+        raise UserError(
+            f"{tokenizer.path}: has {ids:,} ids, and the model {rows:,} embeddings: it is another model's; {remedy}"
+        )
+    end = their_config.get("eos_token_id")
+    if isinstance(end, int) and not isinstance(end, bool) and end < rows and end != tokenizer.end_of_document_id:
+        where = f"eos_token_id={end}, and {tokenizer.path} ends a document with {tokenizer.end_of_document_id}"
+        if end >= ids:
+            raise UserError(f"{source / 'config.json'}: {where} and has {ids:,} ids: it is another model's; {remedy}")
+        on_note(f"{source / 'config.json'}: {where}, which is taken")
+    return config.model_copy(update={"vocab_size": ids, "padded_vocab_size": None if ids == rows else rows})
+
+
+def _checked(tensors: TensorFiles, family: Family, config: ModelConfig, source: Path) -> dict[str, str]:
+    """Written name -> name in the files, once all of them are what the config needs. Reads a tied head's values."""
+    shapes = {name: planned.shape for name, planned in tensors.planned.items()}
+    try:
+        names = family.canonical(shapes)
+        family.check(shapes, names, config)
+        require_dtypes(tensors, list(names.values()))
+        head = names.get(f"{family.head[0]}.weight")
+        if head is not None and config.tie_embeddings:
+            hf.check_tied(tensors.read(head), tensors.read(names[family.embedding()]), family)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return names
+
+
+def _write_weights(
+    folder: Path,
+    tensors: TensorFiles,
+    names: dict[str, str],
+    family: Family,
+    config: ModelConfig,
+    max_file_bytes: int,
+    on_bytes: Callable[[int], None],
+) -> None:
+    rules = {rule.ours: rule for rule in family.rules(config)}
+    planned = {}
+    for ours, tensor in our_shapes(config).items():
+        types = {tensors.planned[names[name]].dtype for name in rules[ours].theirs}
+        if len(types) > 1:
+            raise UserError(f"{', '.join(rules[ours].theirs)}: are of several types; save the model in one")
+        planned[ours] = Planned(tuple(tensor.shape), types.pop())
+
+    def produce(ours: str) -> Tensor:
+        rule = rules[ours]
+        return rule.layout.to_ours([tensors.read(names[name]) for name in rule.theirs], config)
+
+    write_tensors(folder, planned, produce, max_file_bytes, on_bytes)
+
+
+def _check(source: Path, family: Family, partial: Path, config: ModelConfig) -> dict[str, Any]:
+    """The logit check. Raises UserError where the logits differ."""
+    logits = check_logits(source, family, partial, config)
+    if logits["result"] == "different":
+        raise UserError(
+            f"{source}: after conversion the logits differ from transformers' by up to {logits['max_difference']:.3g} "
+            f"(at {logits['where']}; rounding explains {logits['tolerance']:.3g}), so nothing is written; "
+            "--no-check writes it all the same"
+        )
+    return logits

@@ -1,0 +1,123 @@
+"""The forward pass of generation: what `GPT` computes, over a cache, in as few calls as it takes.
+
+At one token a step a small model spends most of its time between the operations, and a call of a module costs as
+much as a small product: the weights are taken out of the modules once, and the steps written out. The tests hold
+it to `GPT` over every option of the configuration.
+
+Shapes: N new tokens of all rows, D hidden_size, H heads, K head_dim, V vocabulary (num_embeddings).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelzoo.model.block import Block
+from modelzoo.model.cache import KVCache
+from modelzoo.model.gpt import GPT
+from modelzoo.model.weights import Form, Linear, linear_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norm_1: Linear
+    qkv: Linear
+    out: Linear
+    norm_2: Linear | None
+    """None: the MLP takes what attention takes."""
+    fc_in: Linear
+    fc_out: Linear
+
+
+class Inference:
+    """A model's weights, made ready for generation. Those that keep their form are shared with the model."""
+
+    def __init__(self, model: GPT, weights: Form = "model") -> None:
+        """`weights` is the form of all matrices that products read, the head included (`weights.py`)."""
+        config, linear = model.config, linear_of(weights)
+        self.config, self.scaling = config, model.scaling
+        self._layers = [_layer_of(block, linear) for block in model.blocks]  # type: ignore[arg-type]
+        self._final_norm = _norm_of(model.final_norm)
+        self._embedding = model.embedding.weight
+        self._positions = None if model.position_embedding is None else model.position_embedding.weight
+        head = model.embedding if model.lm_head is None else model.lm_head
+        self._head = linear(head.weight, getattr(head, "bias", None))
+        self._heads, self._head_dim, self._rotate = config.num_heads, config.head_dim, config.position.rotate_
+        self._gelu = partial(F.gelu, approximate="tanh" if config.activation == "gelu_tanh" else "none")
+
+    def hidden(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """The normalised output of the last block, (N, D), for the tokens (N,) that the cache expects."""
+        x = F.embedding(input_ids, self._embedding)
+        if self._positions is not None:
+            x = x + F.embedding(cache.position_ids, self._positions)
+        if self.scaling.embed != 1:
+            x = x * self.scaling.embed
+        parallel = self.config.parallel_residual
+        for index, layer in enumerate(self._layers):
+            normed = layer.norm_1(x)
+            attended = layer.out(self._attend(layer.qkv(normed), cache, index))
+            if not parallel:
+                x = x + attended
+            if layer.norm_2 is not None:
+                normed = layer.norm_2(x)
+            if parallel:
+                x = x + attended
+            x = x + layer.fc_out(self._gelu(layer.fc_in(normed)))
+        return self._final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (N, vocab_size) in fp32: not those of padding rows."""
+        scale = self.scaling.logits
+        return self._head(hidden if scale == 1 else hidden * scale)[:, : self.config.vocab_size].float()
+
+    def _attend(self, qkv: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """What the queries find, (N, D), from queries, keys and values (N, 3 · D): these are turned in place, and
+        keys and values stored."""
+        heads, head_dim = self._heads, self._head_dim
+        width = heads * head_dim
+        by_head = qkv.view(-1, heads, 3, head_dim)  # (N, H, 3, K)
+        if cache.factors is not None:
+            self._rotate(by_head.narrow(2, 0, 2), cache.factors)
+        new = by_head.narrow(2, 1, 2).transpose(1, 2).reshape(-1, head_dim)  # (N · 2 · H, K)
+        cache.layers[layer].index_copy_(0, cache.slots, new)
+        queries, found = by_head.select(2, 0), []
+        for group in cache.groups:
+            own = queries if len(cache.groups) == 1 else queries[group.tokens]
+            attended = F.scaled_dot_product_attention(
+                own.unflatten(0, (group.num_rows, -1)).transpose(1, 2),  # (G, H, C, K)
+                group.keys[layer],
+                group.values[layer],
+                attn_mask=group.mask,
+                is_causal=group.causal,
+                scale=self.scaling.attention,
+            )
+            found.append(attended.transpose(1, 2).reshape(-1, width))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear]) -> _Layer:
+    def of(module: nn.Linear) -> Linear:
+        return linear(module.weight, module.bias)
+
+    attention, mlp = block.attention, block.mlp
+    return _Layer(
+        norm_1=_norm_of(block.norm_1),
+        qkv=of(attention.qkv),
+        out=of(attention.out),
+        norm_2=None if block.norm_2 is None else _norm_of(block.norm_2),
+        fc_in=of(mlp.fc_in),
+        fc_out=of(mlp.fc_out),
+    )
+
+
+def _norm_of(module: nn.LayerNorm) -> Linear:
+    return partial(
+        torch.layer_norm,
+        normalized_shape=module.normalized_shape,
+        weight=module.weight,
+        bias=module.bias,
+        eps=module.eps,
+    )
