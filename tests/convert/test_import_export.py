@@ -223,7 +223,6 @@ def test_checks_that_did_not_happen_are_recorded(tmp_path, monkeypatch):
 MISTAKES: list[tuple[str, str, Any]] = [
     ("gpt2", "blocks.{}.attention.out", "layout"),
     ("gptj", "blocks.{}.attention.qkv", "order"),
-    ("gpt_neox", "blocks.{}.attention.qkv", "layout"),
     ("gpt_neox", "hidden_act", "gelu_fast"),
     ("gpt_neox", "rotary_pct", 0.6),
 ]
