@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from modelzoo.base_config import UserError
+from modelzoo.cli.main import app
 from tests.runs import small_overrides
 
 MODELZOO = [sys.executable, "-c", "from modelzoo.cli.main import main; main()"]
@@ -62,29 +65,37 @@ def test_doing_it_again_does_nothing(workplace):
     assert "already complete" in modelzoo("train", *arguments, cwd=workplace).stderr
 
 
-def test_evaluate_gives_numbers_to_programs_and_lines_to_people(workplace):
+def in_process(*arguments, code=0):
+    """The output of a command that need not pay for a start of its own."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert (2 if isinstance(done.exception, UserError) else done.exit_code) == code, done.output
+    return done.stdout
+
+
+def test_evaluate_gives_numbers_to_programs_and_lines_to_people(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
     numbers = json.loads(modelzoo("evaluate", "runs/mine", "--json", "--compressors", cwd=workplace).stdout)
     assert numbers["bits_per_byte"] == pytest.approx(numbers["loss"] / 0.6931472 / numbers["bytes_per_token"], rel=1e-5)
     assert numbers["gzip_bits_per_byte"] > 1
-    train = json.loads(modelzoo("evaluate", "runs/mine", "--json", "--split", "train", cwd=workplace).stdout)
+    train = json.loads(in_process("evaluate", "runs/mine", "--json", "--split", "train"))
     assert train["tokens"] > numbers["tokens"]
-    modelzoo("evaluate", "runs/mine", "--split", "nope", cwd=workplace, code=2)
-    modelzoo("evaluate", "runs/mine", "--compressors", "--max-batches", "1", cwd=workplace, code=2)
-    text = modelzoo("evaluate", "runs/mine", "--data", "dataset", "--split", "train", cwd=workplace).stdout
+    in_process("evaluate", "runs/mine", "--split", "nope", code=2)
+    in_process("evaluate", "runs/mine", "--compressors", "--max-batches", "1", code=2)
+    text = in_process("evaluate", "runs/mine", "--data", "dataset", "--split", "train")
     assert "bits per byte" in text
     assert "train" in text
 
 
-def test_generate_is_reproducible_and_greedy_at_temperature_zero(workplace):
+def test_generate_is_reproducible_and_greedy_at_temperature_zero(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    common = ["generate", "runs/mine", "--prompt", "the cat", "--max-new-tokens", "12"]
+
     def text(*options):
-        arguments = ["generate", "runs/mine", "--prompt", "the cat", "--max-new-tokens", "12", "--json", *options]
-        return json.loads(modelzoo(*arguments, cwd=workplace).stdout)["text"]
+        return json.loads(in_process(*common, "--json", *options))["text"]
 
     assert text("--seed", "1") == text("--seed", "1")
     assert text("--temperature", "0") == text("--temperature", "0", "--seed", "5")
-    streamed = modelzoo(
-        "generate", "runs/mine", "--prompt", "the cat", "--max-new-tokens", "12", "--temperature", "0", cwd=workplace
-    ).stdout
+    streamed = modelzoo(*common, "--temperature", "0", cwd=workplace).stdout
     assert streamed == "the cat" + text("--temperature", "0") + "\n"
 
 

@@ -133,7 +133,7 @@ def test_isolated_documents_reach_the_model(dataset, tmp_path, packing):
     changes = [f"+data.{section}.packing={packing}" for section in ("train", "validation")]
     trainer = launch(small_config(dataset, tmp_path / packing, *changes, "+data.isolate_documents=true"))
     seen = []
-    trainer.model.blocks[0].attention.register_forward_pre_hook(lambda module, args: seen.append(args[3]))
+    trainer.model.blocks[0].attention.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
     trainer.train()
     assert trainer.step == 12
     assert all(mask is not None and mask.shape[-2:] == (24, 24) for mask in seen)

@@ -320,6 +320,12 @@ def test_leftovers_of_other_content_are_not_used(base, change, monkeypatch):
     assert files_of(base / "out") == files_of(base / "fresh")
 
 
+@pytest.fixture
+def forks(monkeypatch):
+    """Workers are forks, and so have what a test has planted: threads that other tests have left are asleep."""
+    monkeypatch.setattr("data_preprocessing.workers.threading.active_count", lambda: 1)
+
+
 def break_mode(monkeypatch, act):
     encode = LmMode.encode
 
@@ -340,6 +346,7 @@ def planted(base):
     return lines.index(json.dumps({"text": "planted"})) + 1
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_mode_that_fails_names_the_document(base, monkeypatch, number):
     line = planted(base)
@@ -349,6 +356,7 @@ def test_a_mode_that_fails_names_the_document(base, monkeypatch, number):
     assert not (base / "out").exists()
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_worker_that_dies_names_where(base, monkeypatch):
     line = planted(base)
     break_mode(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -516,6 +524,7 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run(base, monkeypatch, c
         run(config(workers=1), base)
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_disk_that_is_full_for_a_chunk(base, monkeypatch):
     def full(arrays, path, metadata):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
