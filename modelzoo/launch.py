@@ -121,7 +121,7 @@ def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel
     if parallel.mesh is not None:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         parallel.shard_data(model, model.blocks)
-        model.to_empty(device="cpu" if parallel.cpu_offload else accelerator.device)
+        model.to_empty(device=accelerator.device)
         parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
     return model
 

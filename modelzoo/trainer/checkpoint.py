@@ -28,7 +28,8 @@ from torch import Tensor
 
 from modelzoo.base_config import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had the rows of `qkv` in the order q/k/v, head; 2 has them head by head."""
 MANIFEST = "manifest.json"
 STEP_NAME = re.compile(r"step_\d{8,}")
 
@@ -139,6 +140,8 @@ def all_damage(folder: Path) -> Iterator[str]:
     except (ValueError, KeyError, TypeError):
         yield f"{MANIFEST} is not readable"
         return
+    if (version := manifest.get("format_version")) != FORMAT_VERSION:
+        yield f"{MANIFEST} has format_version {version}, and this version of modelzoo reads {FORMAT_VERSION}"
     if "state.json" not in files:
         yield f"{MANIFEST} lists no state.json"
     for name, expected in files.items():

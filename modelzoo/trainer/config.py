@@ -62,8 +62,6 @@ class AcceleratorConfig(Config):
     """Ranks that spread parameters, gradients and optimizer state among them, and read other rows (FSDP)."""
     tensor: Positive = 1
     """Ranks that share the heads, the MLP and the vocabulary, and read the same rows."""
-    cpu_offload: bool = False
-    """Parameters and optimizer state wait in the CPU's memory, and are updated there."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again: none, all but the matrix products', or all of a block."""
 

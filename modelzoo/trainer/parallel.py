@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
     FSDPModule,
-    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -47,16 +45,13 @@ class Parallel:
         """
         world = num_ranks_here()
         self.sizes = config.mesh(world)
-        self.cpu_offload = config.cpu_offload
         self.mesh: DeviceMesh | None = None
         self.rank, self.data_rank, self.num_data_ranks = 0, 0, self.sizes[0] * self.sizes[1]
-        if world == 1 and not self.cpu_offload:
+        if world == 1:
             return
         if device.type not in BACKENDS:
             raise UserError(f"accelerator: several ranks need one of {', '.join(BACKENDS)}, not {device.type}")
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # "suboptimal", at saves
-        if world == 1:  # no torchrun set these
-            os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         distributed.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
         self.mesh = init_device_mesh(device.type, self.sizes, mesh_dim_names=("replicate", "shard", "tensor"))
         self.rank = distributed.get_rank()
@@ -92,9 +87,8 @@ class Parallel:
         if self.mesh is None:
             return
         mesh = self.mesh["replicate", "shard"]
-        offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if self.cpu_offload else OffloadPolicy()
         for module in [*parts, model]:
-            sharded = fully_shard(module, mesh=mesh, offload_policy=offload)
+            sharded = fully_shard(module, mesh=mesh)
             # Sums, which gloo has too: the loss is divided by the tokens of all ranks before
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)

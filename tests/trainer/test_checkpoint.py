@@ -104,3 +104,12 @@ def test_what_a_killed_process_left_is_swept_and_never_taken_for_a_checkpoint(tm
     write(tmp_path, 1, value=2.0)  # the same step again
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     assert torch.equal(read_tensors(latest_checkpoint(tmp_path)[0], "model")["w"], torch.full((3,), 2.0))
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    folder = write(tmp_path, 1)
+    assert damage(folder) is None
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest | {"format_version": 1}))
+    with pytest.raises(UserError, match="format_version 1, and this version of modelzoo reads 2"):
+        find_checkpoint(folder)

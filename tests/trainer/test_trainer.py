@@ -366,3 +366,18 @@ def test_keep_last_keeps_so_many(dataset, tmp_path, keep_last, kept):
     trainer = launch(small_config(dataset, tmp_path, *keep))
     trainer.train()
     assert [int(f.name.removeprefix("step_")) for f in checkpoints_of(trainer.run_dir)] == kept
+
+
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_activations_that_are_computed_again_change_nothing_but_memory(dataset, tmp_path, how):
+    extra = ["model.dropout=0.1", "trainer.max_steps=4"]
+    kept = launch(small_config(dataset, tmp_path / "kept", *extra))
+    assert kept.train()
+    again = launch(small_config(dataset, tmp_path / "again", *extra, f"accelerator.activation_checkpointing={how}"))
+    calls = []
+    again.model.blocks[0].norm_1.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    assert again.train()
+    assert losses(again) == losses(kept)
+    assert all(torch.equal(value, weights(kept)[name]) for name, value in weights(again).items())
+    in_training = [call for call in calls if call]
+    assert len(in_training) == 2 * 4  # each forward pass of the block, once more for its backward pass
