@@ -57,7 +57,10 @@ def assert_same_run(one, other):
         theirs = tensors(other, name)
         assert tensors(one, name).keys() == theirs.keys()
         for key, value in tensors(one, name).items():
-            torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
+            pair = value, theirs[key]
+            if key.endswith("qkv.bias"):  # a key's adds alike to all logits of a query: its gradient is rounding alone
+                pair = tuple(both.unflatten(0, (4, 3, -1))[:, [0, 2]] for both in pair)
+            torch.testing.assert_close(*pair, rtol=1e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.fixture(scope="module")
