@@ -215,6 +215,9 @@ def test_what_asks_for_nothing_is_accepted(served):
         ({"top_k": 0}, 400, "top_k"),
         ({"min_p": 2}, 400, "min_p"),
         ({"repetition_penalty": 0}, 400, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, 400, "repetition_penalty"),
+        ({"repetition_penalty": 101}, 400, "repetition_penalty"),
+        ({"temperature": 101}, 400, "temperature"),
         ({"seed": -1}, 400, "seed"),
         ({"seed": 2**63}, 400, "seed"),
         ({"stop": ""}, 400, "stop"),
@@ -381,12 +384,30 @@ def test_too_many_requests_at_a_time():
 
 
 def test_a_failure_of_the_decoder_is_told_and_survived(served):
+    served.decoder.gate.clear()
+    waiting = [in_background(served, prompt=prompt) for prompt in "abz"]
     served.decoder.fails = True
+    served.decoder.gate.set()
+    assert [error(each.result(), 500)["type"] for each in waiting] == ["server_error"] * 3
+    assert served.decoder.rows == {}
     assert error(served.post(), 500)["type"] == "server_error"
     *_, last = events(served.post(stream=True))
     assert last["error"]["type"] == "server_error"
     served.decoder.fails = False
     assert texts(served.post()) == ["the cat"]
+
+
+def test_a_failure_of_one_completion_is_its_own(served):
+    served.decoder.gate.clear()
+    other = in_background(served, prompt="b", max_tokens=30)
+    ill = in_background(served, prompt="z")
+    served.decoder.ill_prompt = "z"
+    served.decoder.gate.set()
+    assert error(ill.result(), 500)["type"] == "server_error"
+    assert texts(other.result()) == ["the dog and the cat"]
+    *_, last = events(served.post("z", stream=True))
+    assert last["error"]["type"] == "server_error"
+    assert served.decoder.rows == {}
 
 
 def test_closing_ends_what_is_under_way():
