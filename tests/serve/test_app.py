@@ -29,10 +29,10 @@ URL = "/v1/completions"
 class Served:
     """An app with what a test may look at and turn."""
 
-    def __init__(self, max_queue: int = 8, max_rows: int = 4, **limits: Any) -> None:
+    def __init__(self, max_queue: int = 8, max_rows: int = 4, hosts: Any = None, **limits: Any) -> None:
         self.decoder = ScriptedDecoder(TOKENIZER, ANSWERS, max_rows=max_rows)
         self.engine = Engine(Batcher(self.decoder, TOKENIZER), max_queue)  # type: ignore[arg-type]
-        self.app = build_app(self.engine, "small", Limits(**limits))
+        self.app = build_app(self.engine, "small", Limits(**limits), hosts)
         self.client = TestClient(self.app, raise_server_exceptions=False)
 
     def post(self, prompt: Any = "a", **body: Any) -> Any:
@@ -288,6 +288,29 @@ def test_other_paths_and_methods(served):
     error(served.client.get("/v1/models/other"), 404)
     assert served.client.get("/v1/models").json()["data"][0]["id"] == "small"
     assert served.client.get("/v1/models/small").json()["max_model_len"] == 100
+
+
+def test_a_405_says_what_is_allowed(served):
+    assert served.client.get(URL).headers["allow"] == "POST"
+    assert "GET" in served.client.post("/health").headers["allow"]
+
+
+def test_other_names_of_a_server_of_this_machine_are_refused():
+    hosts = {"localhost", "127.0.0.1", "[::1]"}
+    with Served(hosts=hosts) as served:
+        for host in ("localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]", "127.0.0.1:"):
+            assert served.client.get("/health", headers={"host": host}).status_code == 200
+        refused = (
+            "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1:80:x",
+            "evil@localhost", "[::2]", "::1", "", ":80", "localhost:x", "localhost/", "evil.example:80\n127.0.0.1",
+        )  # fmt: skip
+        for host in refused:
+            for method, path in (("GET", "/v1/models"), ("POST", URL), ("GET", "/nope")):
+                answer = served.client.request(method, path, headers={"host": host}, json={"prompt": "a"})
+                assert error(answer, 421)["code"] == "unknown_host"
+        assert served.decoder.num_begun == 0
+    with Served() as served:
+        assert served.client.get("/health", headers={"host": "model.example"}).status_code == 200
 
 
 def test_the_state_and_the_end_of_the_engine(served):
