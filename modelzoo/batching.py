@@ -36,6 +36,10 @@ class Piece:
     finish_reason: FinishReason | None
 
 
+FAILED = Piece("", (), "error")
+"""The last piece of a completion whose computation failed."""
+
+
 @dataclass(eq=False)
 class Completion:
     """One continuation: what is asked for, and how far it has come."""
@@ -51,6 +55,8 @@ class Completion:
     num_tokens: int = 0
     """Tokens made so far, with those that do not show in the text."""
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
+    """What failed, where that is known to be of this completion alone."""
     seconds: float = 0.0
     """From its beginning in the batch to its last token."""
     _began: float = 0.0
@@ -105,10 +111,16 @@ class Batcher:
         return [completion for completion, _ in rows.values()]
 
     def step(self) -> None:
-        """One more token for every completion that has read its prompt."""
+        """One more token for every completion that has read its prompt. What fails for one completion alone ends
+        that one; raises what fails for all."""
         for token in self.decoder.step():
             completion, stream = self._rows[token.row]
-            piece = _take(completion, stream, token)
+            try:
+                if token.error is not None:
+                    raise token.error
+                piece = _take(completion, stream, token)
+            except Exception as error:
+                completion.finish_reason, completion.error, piece = "error", error, FAILED
             if piece.finish_reason is not None:
                 completion.seconds = time.monotonic() - completion._began
             if token.finished:
@@ -118,7 +130,10 @@ class Batcher:
             completion.on_piece(piece)
 
     def run(self, completions: Iterable[Completion]) -> Iterator[Completion]:
-        """Work through completions, as many at a time as there are rows; each as it is done, in any order."""
+        """Work through completions, as many at a time as there are rows; each as it is done, in any order.
+
+        Raises what any of them fails with.
+        """
         waiting, active = iter(completions), list[Completion]()
         while True:
             for completion in islice(waiting, self.num_free):
@@ -129,7 +144,10 @@ class Batcher:
             self.step()
             done = [completion for completion in active if completion.finish_reason is not None]
             active = [completion for completion in active if completion.finish_reason is None]
-            yield from done
+            for completion in done:
+                if completion.error is not None:
+                    raise completion.error
+                yield completion
 
     def _drop(self, row: int) -> None:
         del self._rows[row]

@@ -18,9 +18,11 @@ class ScriptedDecoder:
         self.gate = threading.Event()
         self.gate.set()
         self.fails = False
+        self.ill_prompt: str | None = None
         self.most_rows = self.num_begun = self.num_steps = 0
         self.samplings: list[Sampling] = []
         self.rows: dict[int, tuple[list[int], int]] = {}
+        self.prompts: dict[int, str] = {}
 
     @property
     def num_free(self) -> int:
@@ -50,6 +52,7 @@ class ScriptedDecoder:
         self.num_begun += 1
         self.samplings.append(sampling)
         self.rows[self.num_begun] = ids, max_new_tokens
+        self.prompts[self.num_begun] = prompt
         self.most_rows = max(self.most_rows, len(self.rows))
         return self.num_begun
 
@@ -64,6 +67,10 @@ class ScriptedDecoder:
             raise ValueError("planted failure")
         tokens = []
         for row, (ids, remaining) in list(self.rows.items()):
+            if self.prompts[row] == self.ill_prompt:
+                tokens.append(Token(row, -1, None, (), "error", ValueError("planted failure of one row")))
+                del self.rows[row]
+                continue
             last = "stop" if ids[0] == self.tokenizer.end_of_document_id else "length" if remaining == 1 else None
             tokens.append(Token(row, ids[0], -float(ids[0]), ((ids[0], -float(ids[0])), (5, -50.0)), last))
             self.rows[row] = ids[1:], remaining - 1

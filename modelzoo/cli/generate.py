@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 STOPPED = 3
 """Exit code after Ctrl-C."""
-MIN_TEMPERATURE = 0.001
-"""Below it logits / temperature leave the range of fp32."""
 ANSWER = ("text", "finish_reason", "new_tokens", "seed", "seconds")
 """Keys of the JSON beside `prompt`."""
 
@@ -125,8 +123,6 @@ def prepare(
         )
     if temperature == 0 and num_samples > 1:
         raise UserError(f"--num-samples {num_samples}: all alike with --temperature 0 (greedy); raise the temperature")
-    if 0 < temperature < MIN_TEMPERATURE:
-        raise UserError(f"--temperature {temperature}: use 0 for greedy, or at least {MIN_TEMPERATURE}")
     if not all(stop):
         raise UserError("--stop: is empty; give the text to stop at")
     check_precision(precision)
@@ -148,8 +144,9 @@ def prepare(
             )
             for sample in range(num_samples)
         ]
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    except ValueError as error:  # name=value: …
+        name, told = str(error).split("=", 1)
+        raise UserError(f"--{name.replace('_', '-')} {told}") from None
     folder = find_checkpoint(checkpoint)
     tokenizer, context = load_tokenizer(folder), load_model_config(folder).max_seq_len
     completions, problems = list[Completion](), list[str]()

@@ -59,7 +59,7 @@ def command(
     batcher = load_batcher(folder, load_tokenizer(folder), device, precision, max_batch_size, max_len)
     limits = Limits(max_body_bytes=max_body_bytes, max_choices=max_choices, max_requests=max_requests)
     engine = Engine(batcher, max_queue)
-    app = build_app(engine, name or (run_config.name if run_config else folder.name), limits)
+    app = build_app(engine, name or (run_config.name if run_config else folder.name), limits, own_names(listener, host))
     try:
         listener.listen()
     except OSError as error:  # another process took the same port in the meantime
@@ -88,11 +88,27 @@ def refuse_address(host: str, port: int, error: OSError) -> NoReturn:
     ) from None
 
 
+def own_names(listener: socket.socket, host: str) -> set[str] | None:
+    """What clients on this machine may call a server that only they reach; None for one that others reach too."""
+    address = listener.getsockname()[0]
+    if not _is_loopback(address):
+        return None
+    return {"localhost", "127.0.0.1", "[::1]", *(_in_url(name.lower()) for name in (address, host))}
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.split("%")[0]).is_loopback
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def announce(listener: socket.socket, what: str) -> None:
     """Say where the server is reached, and warn if that is not from this machine alone."""
     address, port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    if not ipaddress.ip_address(address.split("%")[0]).is_loopback:
+    shown = _in_url(address)
+    if not _is_loopback(address):
         say(
             f"WARNING: listening on {shown}, not on this machine alone: whoever reaches port {port} can use the model. "
             "There are no keys and no encryption; put a proxy that has both in front, or leave --host out"

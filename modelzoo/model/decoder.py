@@ -23,7 +23,7 @@ from modelzoo.model.inference import Inference
 from modelzoo.model.sampling import Chooser, Sampling
 from modelzoo.model.weights import Form
 
-Finished = Literal["stop", "length"]
+Finished = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,17 @@ class Token:
     row: int
     """What `add` returned."""
     token_id: int
+    """-1 where choosing it failed."""
     logprob: float | None
     """Natural logarithm of its probability under the model, before penalty, temperature and filters; None
     unless asked for."""
     top_logprobs: tuple[tuple[int, float], ...]
     """The likeliest tokens and their logprobs, likeliest first; as many as asked for."""
     finished: Finished | None
-    """stop: this is one of the row's `stop_ids`. length: this was the last of `max_new_tokens`. The row is gone
-    then."""
+    """stop: this is one of the row's `stop_ids`. length: this was the last of `max_new_tokens`. error: there is
+    no token, see `error`. The row is gone then."""
+    error: Exception | None = None
+    """Why no token could be chosen: ValueError where the model's logits are not finite."""
 
 
 @dataclass(slots=True)
@@ -177,8 +180,8 @@ class Decoder:
     def step(self) -> list[Token]:
         """One new token of each row that has read its prompt; none (an empty list) of a row still at it.
 
-        Rows whose prompt ends in this step get their first token in it. Raises ValueError where the model's
-        logits are not finite.
+        Rows whose prompt ends in this step get their first token in it. A row whose token cannot be chosen ends
+        with an error, and the others go on.
         """
         runs = self._take_prompts()
         rows = self._rows
@@ -220,13 +223,23 @@ class Decoder:
     def _choose(self, logits: Tensor, rows: list[_Row]) -> list[Token]:
         """The next token of each row, from logits (rows, V)."""
         best, chosen = logits.max(-1)
-        if not all(map(math.isfinite, best.tolist())):
-            raise ValueError("the model's logits are not finite; its weights may be damaged, or fp16 too narrow")
-        for index, row in enumerate(rows):
-            if not row.chooser.plain:
-                chosen[index] = row.chooser.choose(logits[index])
+        errors = dict[int, Exception]()
+        for index, (row, value) in enumerate(zip(rows, best.tolist(), strict=True)):
+            try:
+                if not math.isfinite(value):
+                    raise ValueError(
+                        "the model's logits are not finite; its weights may be damaged, or fp16 too narrow"
+                    )
+                if not row.chooser.plain:
+                    chosen[index] = row.chooser.choose(logits[index])
+            except Exception as error:  # of this row alone
+                errors[index] = error
         tokens = []
         for index, (row, token_id) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if index in errors:
+                row.reading = False
+                tokens.append(Token(row.handle, -1, None, (), "error", errors[index]))
+                continue
             row.pending, row.reading, row.remaining = [token_id], False, row.remaining - 1
             finished: Finished | None = None
             if token_id in row.stop_ids:

@@ -44,7 +44,7 @@ def generate(
     not change each other's tokens; see `Decoder` for the limits of that.
 
     Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
-    max_seq_len: before anything is generated.
+    max_seq_len: before anything is generated. ValueError, later, where the model's logits are not finite.
     """
     ids = [prompt.tolist() for prompt in prompts] if isinstance(prompts, Tensor) else [list(p) for p in prompts]
     if isinstance(sampling, Sampling):
@@ -68,6 +68,8 @@ def generate(
             handle = decoder.add(prompt, options[index], max_new_tokens, stop_ids=stop_ids, num_logprobs=num_logprobs)
             at_work[handle] = index
         for token in decoder.step():
+            if token.error is not None:
+                raise token.error
             index = at_work[token.row]
             completion = completions[index]
             completion.token_ids.append(token.token_id)

@@ -9,6 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 100.0
+"""Outside of them drawing is greedy, or takes any token."""
+MIN_PENALTY, MAX_PENALTY = 0.01, 100.0
+"""Beyond them penalized logits leave the range of fp32 sooner or later."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -34,11 +39,19 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, ok, expected in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE,
+                f"0 (greedy), or {MIN_TEMPERATURE:g} … {MAX_TEMPERATURE:g}",
+            ),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or None"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or None"),
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1, or None"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is none"),
+            (
+                "repetition_penalty",
+                MIN_PENALTY <= self.repetition_penalty <= MAX_PENALTY,
+                f"{MIN_PENALTY:g} … {MAX_PENALTY:g}; 1 is none",
+            ),
             ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "an integer of 64 bits, or None"),
         ):
             if not ok:
@@ -57,13 +70,15 @@ class Sampling:
 
 
 def penalize(logits: Tensor, penalty: float, seen: Tensor) -> Tensor:
-    """Logits (V,) with the repetition penalty worked in where `seen` (V,) is True: (V,)."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    """Logits (V,) with the repetition penalty worked in where `seen` (V,) is True: (V,), finite."""
+    limit = torch.finfo(logits.dtype).max
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits).clamp(-limit, limit)
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits (V,), cut and tempered for drawing: -inf where a token is not to be drawn. Not for greedy."""
-    logits = logits / sampling.temperature
+    """Logits (V,), cut and tempered for drawing: 0 for the likeliest, -inf where a token is not to be drawn.
+    Not for greedy."""
+    logits = (logits - logits.max()) / sampling.temperature  # of the likeliest 0: no overflow makes it inf or nan
     if sampling.top_k is not None and sampling.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -math.inf)
     if sampling.top_p is not None and sampling.top_p < 1:

@@ -1,15 +1,19 @@
 """The web application: routes, limits, and every error in OpenAI's shape."""
 
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelzoo.serve.completions import Completions, check_name
 from modelzoo.serve.engine import Engine
@@ -17,8 +21,31 @@ from modelzoo.serve.limits import Limits
 from modelzoo.serve.protocol import ApiError
 
 
-def build_app(engine: Engine, name: str, limits: Limits) -> Starlette:
-    """The ASGI application that serves an engine's model under a name. It starts the engine and closes it."""
+class HostCheck:
+    """Answers only what is addressed to one of its own names: a page whose name is made to resolve to this machine
+    (DNS rebinding) sends its own, and would otherwise read the answers."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        """`hosts` in lower case, without ports; IPv6 addresses in brackets."""
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            name = re.sub(r":\d*$", "", host).lower()
+            if name not in self.hosts:
+                message = f"the host {host!r:.100} is not served here; this server is {', '.join(sorted(self.hosts))}"
+                refused = ApiError(421, message, code="unknown_host", headers={"connection": "close"})
+                await JSONResponse(refused.body(), refused.status, headers=refused.headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def build_app(engine: Engine, name: str, limits: Limits, hosts: Collection[str] | None = None) -> Starlette:
+    """The ASGI application that serves an engine's model under a name. It starts the engine and closes it.
+
+    It answers requests for `hosts` alone (see `HostCheck`), or for any without them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,6 +81,7 @@ def build_app(engine: Engine, name: str, limits: Limits) -> Starlette:
             Route("/v1/completions", Completions(engine, name, limits), methods=["POST"]),
         ],
         exception_handlers={ApiError: _refuse, HTTPException: _refuse_http, Exception: _fail},
+        middleware=[] if hosts is None else [Middleware(HostCheck, hosts=hosts)],
         lifespan=lifespan,
     )
 
@@ -67,7 +95,7 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     """No such path, or a method that a path does not know."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}; there are POST /v1/completions, GET /v1/models, "
-    return JSONResponse(ApiError(error.status_code, message + "GET /health").body(), error.status_code)
+    return JSONResponse(ApiError(error.status_code, message + "GET /health").body(), error.status_code, error.headers)
 
 
 async def _fail(request: Request, error: Exception) -> Response:

@@ -159,6 +159,8 @@ class Job:
         while num_left:
             index, piece = await self._pieces.get()
             if piece.finish_reason == "error":
+                if error := self.completions[index].error:
+                    log.error("a completion failed alone", exc_info=error)
                 raise ApiError(500, "the computation failed, or the server is stopping; its log says why")
             num_left -= piece.finish_reason is not None
             yield index, piece

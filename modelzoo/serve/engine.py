@@ -5,12 +5,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from modelzoo.batching import Batcher, Completion, Piece
+from modelzoo.batching import FAILED, Batcher, Completion
 
 log = logging.getLogger(__name__)
-
-FAILED = Piece("", (), "error")
-"""The last piece of a completion whose computation failed."""
 
 
 class Full(Exception):
@@ -115,4 +112,7 @@ class Engine:
     def _fail(self, completions: Sequence[Completion]) -> None:
         for completion in completions:
             completion.finish_reason = "error"
-            completion.on_piece(FAILED)
+            try:
+                completion.on_piece(FAILED)
+            except Exception:  # whoever asked is gone; the others are still to be told
+                log.exception("a failure could not be told")

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from modelzoo.base_config import Config
 from modelzoo.batching import ShownToken
+from modelzoo.model.sampling import MAX_PENALTY, MAX_TEMPERATURE, MIN_PENALTY, MIN_TEMPERATURE
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -21,8 +22,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Parameters of OpenAI's that the server lacks, with the values that ask for nothing. Other values are refused."""
 
 MAX_LOGPROBS, MAX_STOPS, MAX_STOP_CHARACTERS = 20, 16, 1000
-MIN_TEMPERATURE = 0.001
-"""Below it logits / temperature leave the range of fp32."""
 
 
 class ApiError(Exception):
@@ -87,12 +86,12 @@ class CompletionRequest(Config):
     """New tokens at most; null is what the context holds."""
     n: Annotated[int, Field(ge=1)] | None = 1
     """Completions of each prompt."""
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = 1.0
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = 1.0
     """0 is greedy; top_k, top_p and min_p then hold by themselves, for they keep the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=MIN_PENALTY, le=MAX_PENALTY)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of the first completion of each prompt; the next one takes seed + 1."""
     stop: Annotated[

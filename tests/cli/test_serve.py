@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_frees_its_rows(server):
     for stream in (False, True):
         body = json.dumps({"prompt": "the", "max_tokens": 60, "n": 32, "stream": stream})
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
             deadline = time.monotonic() + 10
             while not server.health()["waiting"]:
@@ -136,7 +136,7 @@ def test_a_client_that_goes_away_frees_its_rows(server):
 def test_a_body_without_length_is_cut_off(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
         sent = 0
@@ -149,6 +149,12 @@ def test_a_body_without_length_is_cut_off(server):
             pass
         assert sent < 10_000_000
     assert server.health()["status"] == "ok"
+
+
+def test_another_name_is_refused(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/v1/models", headers={"host": f"evil.example:{server.port}"})
+    assert connection.getresponse().status == 421
 
 
 def test_a_port_in_use_is_an_error_of_one_line(server, checkpoint):
@@ -192,6 +198,20 @@ def test_an_address_that_others_reach_is_said_loudly(capsys):
         assert ("WARNING: listening on 0.0.0.0" in capsys.readouterr().err) == is_loud
     with pytest.raises(UserError, match="choose another"):
         serve.bind("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", {"localhost", "127.0.0.1", "[::1]"}),
+        ("127.0.0.2", {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
+        ("LocalHost", {"localhost", "127.0.0.1", "[::1]"}),
+        ("0.0.0.0", None),
+    ],
+)
+def test_names_of_a_server_of_this_machine(host, names):
+    with serve.bind(host, 0) as listener:
+        assert serve.own_names(listener, host) == names
 
 
 def test_a_second_signal_ends_answers_at_once(checkpoint):

@@ -268,3 +268,43 @@ def test_logits_that_are_not_finite_are_refused(model: GPT) -> None:
         model.final_norm.weight[0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
         generate(model, [[1]], 3)
+
+
+def test_a_row_that_fails_fails_alone(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[id % 20 for id in prompt] for prompt in PROMPTS]
+    expected = tokens_of(model, prompts)
+    decoder = Decoder(model, max_rows=3)
+    rows = [decoder.add(prompts[0], Sampling(), NEW)]
+    ill = decoder.add(prompts[1], Sampling(1.0, seed=0), NEW)
+    rows.append(decoder.add(prompts[2], Sampling(), NEW))
+    tokens = decoder.step()
+
+    def fail(*arguments: Any, **options: Any) -> Tensor:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(torch, "multinomial", fail)  # only the row that draws
+    new = decoder.step()
+    (failed,) = [token for token in new if token.error is not None]
+    assert (failed.row, failed.finished, str(failed.error)) == (ill, "error", "planted")
+    assert decoder.num_rows == 2
+    tokens += new + drain(decoder)
+    assert [of_row(tokens, row) for row in rows] == [expected[0], expected[2]]
+    with pytest.raises(RuntimeError, match="planted"):
+        generate(model, [[1]], 3, Sampling(1.0))
+
+
+def test_a_forward_pass_that_fails_leaves_the_decoder_usable(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[id % 20 for id in prompt] for prompt in PROMPTS]
+    expected = tokens_of(model, prompts)
+    decoder = Decoder(model, max_rows=len(prompts), max_prefill_tokens=7)
+    rows = [decoder.add(prompt, Sampling(), NEW) for prompt in prompts]
+    decoder.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_inference", None)
+        with pytest.raises(AttributeError):
+            decoder.step()
+    for row in rows:
+        decoder.remove(row)
+    rows = [decoder.add(prompt, Sampling(), NEW) for prompt in prompts]
+    tokens = drain(decoder)
+    assert [of_row(tokens, row) for row in rows] == expected

@@ -67,6 +67,23 @@ def test_the_penalty_counts_prompt_and_own_tokens() -> None:
     assert [int(chooser.choose(logits)) for _ in range(4)] == [3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e4, 3e38])
+@pytest.mark.parametrize("temperature", [0.0, 0.001, 1.0, 100.0])
+@pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
+def test_no_option_leaves_the_range_of_fp32(scale: float, temperature: float, penalty: float) -> None:
+    logits = torch.linspace(-1, 1, VOCAB) * scale
+    for options in ({}, {"top_k": 3}, {"top_p": 1e-9}, {"min_p": 1.0}, {"top_k": 9, "top_p": 0.5, "min_p": 0.5}):
+        if temperature == 0 and options:
+            continue
+        sampling = Sampling(temperature, repetition_penalty=penalty, seed=0, **options)
+        for prompt in (torch.tensor([VOCAB - 1]), torch.arange(VOCAB)):
+            chooser = Chooser(sampling, prompt, VOCAB)
+            assert all(0 <= int(chooser.choose(values)) < VOCAB for values in (logits, -logits, -logits.abs()))
+            if temperature:
+                penalized = penalize(logits, penalty, torch.ones(VOCAB, dtype=torch.bool))
+                assert not filtered(penalized, sampling).softmax(0).isnan().any()
+
+
 def test_draws_follow_the_filtered_distribution() -> None:
     logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 2
     sampling = Sampling(0.8, top_k=12, top_p=0.95, seed=0)
@@ -86,7 +103,11 @@ def test_draws_follow_the_filtered_distribution() -> None:
         ({"temperature": 1.0, "top_p": 1.1}, "top_p=1.1"),
         ({"temperature": 1.0, "min_p": -0.1}, "min_p=-0.1: expected from 0 to 1"),
         ({"temperature": 1.0, "min_p": math.nan}, "min_p=nan"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: expected above 0"),
+        ({"temperature": 1e-300}, "temperature=1e-300: expected 0"),
+        ({"temperature": 1e300}, "temperature=1e\\+300: expected 0 .greedy., or 0.001 … 100"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: expected 0.01 … 100"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty=1e-300: expected 0.01 … 100"),
+        ({"repetition_penalty": 1e300}, "repetition_penalty=1e\\+300"),
         ({"seed": 2**64}, "seed=18446744073709551616: expected an integer of 64 bits"),
         ({"top_k": 5}, "top_k: no effect at temperature=0"),
         ({"top_p": 0.5, "min_p": 0.5}, "top_p and min_p: no effect at temperature=0"),

@@ -29,10 +29,10 @@ URL = "/v1/completions"
 class Served:
     """An app with what a test may look at and turn."""
 
-    def __init__(self, max_queue: int = 8, max_rows: int = 4, **limits: Any) -> None:
+    def __init__(self, max_queue: int = 8, max_rows: int = 4, hosts: Any = None, **limits: Any) -> None:
         self.decoder = ScriptedDecoder(TOKENIZER, ANSWERS, max_rows=max_rows)
         self.engine = Engine(Batcher(self.decoder, TOKENIZER), max_queue)  # type: ignore[arg-type]
-        self.app = build_app(self.engine, "small", Limits(**limits))
+        self.app = build_app(self.engine, "small", Limits(**limits), hosts)
         self.client = TestClient(self.app, raise_server_exceptions=False)
 
     def post(self, prompt: Any = "a", **body: Any) -> Any:
@@ -215,6 +215,9 @@ def test_what_asks_for_nothing_is_accepted(served):
         ({"top_k": 0}, 400, "top_k"),
         ({"min_p": 2}, 400, "min_p"),
         ({"repetition_penalty": 0}, 400, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, 400, "repetition_penalty"),
+        ({"repetition_penalty": 101}, 400, "repetition_penalty"),
+        ({"temperature": 101}, 400, "temperature"),
         ({"seed": -1}, 400, "seed"),
         ({"seed": 2**63}, 400, "seed"),
         ({"stop": ""}, 400, "stop"),
@@ -285,6 +288,29 @@ def test_other_paths_and_methods(served):
     error(served.client.get("/v1/models/other"), 404)
     assert served.client.get("/v1/models").json()["data"][0]["id"] == "small"
     assert served.client.get("/v1/models/small").json()["max_model_len"] == 100
+
+
+def test_a_405_says_what_is_allowed(served):
+    assert served.client.get(URL).headers["allow"] == "POST"
+    assert "GET" in served.client.post("/health").headers["allow"]
+
+
+def test_other_names_of_a_server_of_this_machine_are_refused():
+    hosts = {"localhost", "127.0.0.1", "[::1]"}
+    with Served(hosts=hosts) as served:
+        for host in ("localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]", "127.0.0.1:"):
+            assert served.client.get("/health", headers={"host": host}).status_code == 200
+        refused = (
+            "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1:80:x",
+            "evil@localhost", "[::2]", "::1", "", ":80", "localhost:x", "localhost/", "evil.example:80\n127.0.0.1",
+        )  # fmt: skip
+        for host in refused:
+            for method, path in (("GET", "/v1/models"), ("POST", URL), ("GET", "/nope")):
+                answer = served.client.request(method, path, headers={"host": host}, json={"prompt": "a"})
+                assert error(answer, 421)["code"] == "unknown_host"
+        assert served.decoder.num_begun == 0
+    with Served() as served:
+        assert served.client.get("/health", headers={"host": "model.example"}).status_code == 200
 
 
 def test_the_state_and_the_end_of_the_engine(served):
@@ -381,12 +407,30 @@ def test_too_many_requests_at_a_time():
 
 
 def test_a_failure_of_the_decoder_is_told_and_survived(served):
+    served.decoder.gate.clear()
+    waiting = [in_background(served, prompt=prompt) for prompt in "abz"]
     served.decoder.fails = True
+    served.decoder.gate.set()
+    assert [error(each.result(), 500)["type"] for each in waiting] == ["server_error"] * 3
+    assert served.decoder.rows == {}
     assert error(served.post(), 500)["type"] == "server_error"
     *_, last = events(served.post(stream=True))
     assert last["error"]["type"] == "server_error"
     served.decoder.fails = False
     assert texts(served.post()) == ["the cat"]
+
+
+def test_a_failure_of_one_completion_is_its_own(served):
+    served.decoder.gate.clear()
+    other = in_background(served, prompt="b", max_tokens=30)
+    ill = in_background(served, prompt="z")
+    served.decoder.ill_prompt = "z"
+    served.decoder.gate.set()
+    assert error(ill.result(), 500)["type"] == "server_error"
+    assert texts(other.result()) == ["the dog and the cat"]
+    *_, last = events(served.post("z", stream=True))
+    assert last["error"]["type"] == "server_error"
+    assert served.decoder.rows == {}
 
 
 def test_closing_ends_what_is_under_way():
