@@ -62,7 +62,7 @@ class Evaluation:
             source = source if split is None else source.model_copy(update={"split": split})
         else:
             source = SourceConfig(path=str(path), split=split or (None if is_modelzoos(path) else "validation"))
-        seq_len = self._checked_seq_len(run, _length_of_examples(Path(source.path)))
+        seq_len = self._checked_seq_len(run, _length_of_examples(Path(source.path)), str(source.path))
         vocab_size = self.scorer.model.config.vocab_size
         isolated = run is not None and run.data.isolate_documents
         dataset = open_dataset(source, seq_len, isolated, vocab_size)
@@ -96,7 +96,7 @@ class Evaluation:
         text = TextData(path, text_key, on_error)
         for note in text.notes:
             say(f"note: {note}")
-        seq_len = self._checked_seq_len(find_saved_config(self.folder), None)
+        seq_len = self._checked_seq_len(find_saved_config(self.folder), None, path)
         totals = self._of_documents(tokenize(text.texts(self.limit), self.tokenizer), seq_len, None)
         left_out = dict(text.left_out)
         if not totals.num_tokens:
@@ -123,12 +123,25 @@ class Evaluation:
                     lines.write(json.dumps(document.to_json()) + "\n")
         return totals
 
-    def _checked_seq_len(self, run: RunConfig | None, fallback: int | None) -> int:
-        """What was asked for, else the run's, else the data's, else the model's."""
+    def _checked_seq_len(self, run: RunConfig | None, row: int | None, path: str) -> int:
+        """What was asked for, else the run's, else the model's. Where the data stands in rows of `row` tokens, a
+        length that divides them: without a run the longest one that the model reads."""
         longest = self.scorer.model.config.max_seq_len
         if self.seq_len is not None and self.seq_len > longest:
             raise UserError(f"--seq-len {self.seq_len}: the model's max_seq_len is {longest}; use that or less")
-        return self.seq_len or (run.data.seq_len if run else min(fallback or longest, longest))
+        chosen = self.seq_len or (run.data.seq_len if run else None)
+        if row is None:
+            return chosen or longest
+        fitting = next(length for length in range(min(row, longest), 0, -1) if row % length == 0)
+        if chosen is None and fitting < row:
+            say(f"note: {path}: rows of {row} tokens, and the model reads {longest}: --seq-len {fitting} divides them")
+        if chosen is not None and row % chosen:
+            asked = f"--seq-len {chosen}" if self.seq_len else f"the run's length of {chosen}"
+            raise UserError(
+                f"{path}: its rows were cut to {row} tokens when they were written, and {asked} does not divide "
+                f"them; use --seq-len {fitting}, or another length that does"
+            )
+        return chosen or fitting
 
     def _stride(self, seq_len: int) -> int:
         if self.stride is not None and self.stride > seq_len:

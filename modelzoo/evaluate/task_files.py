@@ -17,8 +17,23 @@ from typing import Any, NamedTuple
 import yaml
 
 from modelzoo.base_config import UserError
+from modelzoo.evaluate.task_keys import check_keys
 
 Config = dict[str, Any]
+
+
+class TaskConfig(Config):
+    """The keys of a task, ready for the harness, and where they stand."""
+
+    def __init__(self, config: Config, file: Path) -> None:
+        super().__init__(config)
+        self.file = file
+
+    @property
+    def where(self) -> str:
+        """How messages begin."""
+        return f"{self.file}: task {self.get('task')}"
+
 
 CODE_KEYS = {
     "class": "names a Python class",
@@ -67,7 +82,7 @@ def check_installed() -> None:
         raise UserError("--tasks: needs lm-evaluation-harness: pip install 'modelzoo[lm_eval]'")
 
 
-def select(names: Sequence[str], folder: Path | None) -> tuple[list[Config | str], list[str]]:
+def select(names: Sequence[str], folder: Path | None) -> tuple[list[TaskConfig | str], list[str]]:
     """The tasks of these names, from the files of `folder`, or the harness's own, by name; and notes for the user.
 
     Nothing is fetched from a network unless a task's data lies there: a note says so.
@@ -77,7 +92,7 @@ def select(names: Sequence[str], folder: Path | None) -> tuple[list[Config | str
     """
     notes = []
     if folder is None:
-        specs: list[Config | str] = [*names]
+        specs: list[TaskConfig | str] = [*names]
         notes.append("these are the harness's own tasks: their data comes from the Hugging Face hub, or its cache here")
         is_online = True
     else:
@@ -106,11 +121,13 @@ class TaskFiles:
         if not folder.is_dir():
             raise UserError(f"--tasks-dir {folder}: no such directory; name one that holds task files (.yaml)")
         files = sorted(file for file in folder.rglob("*.y*ml") if file.suffix in (".yaml", ".yml"))
-        self._raw = {file: read(file) for file in files}
         self._files: dict[str, list[Path]] = {}
         self._stems: dict[str, list[Path]] = {}
         self._tagged: dict[str, list[Path]] = {}
-        for file, config in self._raw.items():
+        for file in files:
+            config = read(file)
+            if not isinstance(config, dict):
+                continue  # another YAML file that lies there
             name = config.get("group", config.get("task"))
             if isinstance(name, str):
                 self._files.setdefault(name, []).append(file)
@@ -125,7 +142,7 @@ class TaskFiles:
         """All that `find` takes, but for patterns."""
         return sorted({*self._files, *self._stems, *self._tagged})
 
-    def find(self, wanted: str) -> list[Config]:
+    def find(self, wanted: str) -> list[TaskConfig]:
         """The tasks of a name (of a task, a group, a tag, or a file without its end), or of a pattern, each with what
         it includes, its data files as absolute paths.
 
@@ -139,7 +156,7 @@ class TaskFiles:
             raise UserError(f"--tasks {wanted}: no such task in {self.folder}; {remedy}")
         return [config for name in names for config in self._named(name, ())]
 
-    def _named(self, name: str, within: tuple[str, ...]) -> Iterator[Config]:
+    def _named(self, name: str, within: tuple[str, ...]) -> Iterator[TaskConfig]:
         if name in within:
             raise UserError(f"{self.folder}: the group {name} holds itself: {' → '.join((*within, name))}")
         files = self._files.get(name) or self._tagged.get(name)
@@ -156,26 +173,31 @@ class TaskFiles:
                 yield checked(config, file)
                 continue
             refuse_code(config, file)
-            for member in _listed(config.get("task")):
+            members = _listed(config.get("task"))
+            if not members:
+                raise UserError(f"{file}: the group {name}: task: names none; list its tasks there")
+            for member in members:
                 changes = member if isinstance(member, dict) else {"task": member}
                 for task in self._named(str(changes.get("task", changes.get("group"))), (*within, name)):
-                    yield checked(task | changes | {"task": task["task"]}, file)
+                    own = file if len(changes) > 1 else task.file
+                    yield checked(task | changes | {"task": task["task"]}, own)
 
 
-def read(file: Path) -> Config:
-    """The keys of a file; none where it holds something else. Raises UserError where it is not YAML."""
+def read(file: Path) -> Any:
+    """What a file holds, a mapping for a task. Raises UserError where it is not YAML."""
     loader = None
     try:
         loader = _Loader(file.read_text(encoding="utf-8"))
-        config = loader.get_single_data()
+        return loader.get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{file}{line}: not a YAML file: {getattr(error, 'problem', None) or error}; mend it") from None
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply to be read; mend it") from None
     finally:
         if loader is not None:
             loader.dispose()
-    return config if isinstance(config, dict) else {}
 
 
 def included(file: Path, within: tuple[Path, ...]) -> Config:
@@ -184,6 +206,9 @@ def included(file: Path, within: tuple[Path, ...]) -> Config:
         raise UserError(f"{file}: includes itself, by way of {within[-1]}")
     config: Config = {}
     own = read(file)
+    if not isinstance(own, dict):
+        by = f"{within[-1]}: include: " if within else ""
+        raise UserError(f"{by}{file}: holds no keys of a task; expected a YAML mapping")
     for name in _listed(own.pop("include", None)):
         other = file.parent / str(name)
         if not other.is_file():
@@ -192,12 +217,13 @@ def included(file: Path, within: tuple[Path, ...]) -> Config:
     return config | own
 
 
-def checked(config: Config, file: Path) -> Config:
+def checked(config: Config, file: Path) -> TaskConfig:
     """A task as the harness may have it: no code, and its data files found."""
     refuse_code(config, file)
-    config = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
+    config = TaskConfig({key: config[key] for key in config if key not in ("tag", "group", "task_list")}, file)
+    where = config.where
+    check_keys(config, where)
     path, options = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
-    where = f"{file}: the task {config.get('task')}"
     if not isinstance(path, str):
         raise UserError(f"{where}: dataset_path={path!r}; expected one of {', '.join(FORMATS)}, or a dataset's name")
     if path in REFUSED_FORMATS:
@@ -220,21 +246,23 @@ def needs_network(config: Config) -> bool:
     return not Path(path).exists()
 
 
-def refuse_code(value: Any, file: Path, key: str = "") -> None:
-    """UserError for the first thing in a file by which the harness would run code."""
+def refuse_code(value: Any, file: Path, key: str = "", within: tuple[int, ...] = ()) -> None:
+    """UserError for the first thing in a file by which the harness would run code, or that holds itself."""
     if isinstance(value, Code):
         raise UserError(
             f"{file}:{value.line}: {key}: {value.tag} {value.value} is Python code, and no file of --tasks-dir "
             f"may run any; write a template in its place, or {ELSEWHERE}"
         )
+    if id(value) in within:
+        raise UserError(f"{file}: {key}: an alias (*) within what it stands for; write the value out")
     if isinstance(value, dict):
         for name, inner in value.items():
             if name in CODE_KEYS and inner not in (None, False):
                 raise UserError(f"{file}: {name}: {CODE_KEYS[name]}; leave it out, or {ELSEWHERE}")
-            refuse_code(inner, file, f"{key}.{name}" if key else str(name))
+            refuse_code(inner, file, f"{key}.{name}" if key else str(name), (*within, id(value)))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            refuse_code(inner, file, f"{key}.{number}")
+            refuse_code(inner, file, f"{key}.{number}", (*within, id(value)))
 
 
 def _located(files: Any, file: Path) -> Any:

@@ -13,7 +13,8 @@ import torch
 
 from modelzoo.base_config import UserError
 from modelzoo.evaluate.scoring import Scorer
-from modelzoo.evaluate.task_files import Config
+from modelzoo.evaluate.task_faults import Turn
+from modelzoo.evaluate.task_files import TaskConfig
 from modelzoo.tokenizer import Tokenizer
 
 RESAMPLES = 100
@@ -23,7 +24,7 @@ SEED = 1234
 
 
 def run_tasks(
-    specs: Sequence[Config | str],
+    specs: Sequence[TaskConfig | str],
     scorer: Scorer,
     tokenizer: Tokenizer,
     *,
@@ -42,54 +43,108 @@ def run_tasks(
 
         from modelzoo.evaluate.harness import HarnessModel
 
-        loaded = _load(specs)
-        for task in loaded["tasks"].values():
+        turn = Turn()
+        loaded = _load(specs, turn)
+        for name, task in loaded["tasks"].items():
             own = task.get_config("num_fewshot")
             if num_fewshot and own == 0:
-                raise UserError(f"--num-fewshot {num_fewshot}: the task {task.config.task} says num_fewshot: 0")
+                raise UserError(f"--num-fewshot {num_fewshot}: the task {name} says num_fewshot: 0")
             task.set_config(key="num_fewshot", value=own or 0 if num_fewshot is None else num_fewshot)
             task.set_fewshot_seed(seed=SEED)
         random.seed(0)  # as its command line does, whose results are to be the same
         np.random.seed(SEED)
         torch.manual_seed(SEED)
         model = HarnessModel(scorer, tokenizer, max_length, on_requests=on_requests)
-        results = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
+        for method in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+            turn.hand_to(model, method, None)
+        turn.where, turn.what = f"--tasks {', '.join(loaded['tasks'])}", "starting them"
+        with turn.blamed():
+            results = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
     keys = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better")
     return {key: results[key] for key in keys if key in results}
 
 
-def _load(specs: Sequence[Config | str]) -> Any:
-    """Tasks and groups of the harness's making, as its evaluator takes them."""
+def _load(specs: Sequence[TaskConfig | str], turn: Turn) -> dict[str, dict[str, Any]]:
+    """Tasks and groups of the harness's making, as its evaluator takes them; their methods take the turn."""
     from lm_eval.tasks import TaskManager
 
     own = [spec for spec in specs if isinstance(spec, str)]
     manager = TaskManager(include_defaults=bool(own))
-    loaded: list[Any] = []
+    wanted: dict[str, tuple[Any, str]] = {}
     for name in own:
         found = manager.match_tasks([name])
         if not found:
             near = difflib.get_close_matches(name, manager.all_tasks, n=1)
             remedy = f"did you mean {near[0]}?" if near else "name a directory of task files with --tasks-dir"
             raise UserError(f"--tasks {name}: the harness has no such task; {remedy}")
-        loaded += found
-    loaded += [_checked(spec) for spec in specs if not isinstance(spec, str)]
-    return manager.load(loaded)
+        wanted |= {one: (one, f"--tasks {one}") for one in found}
+    for spec in specs:
+        if not isinstance(spec, str):
+            wanted[spec["task"]] = (_checked(spec), spec.where)
+    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
+    for spec, where in wanted.values():
+        with turn.of_task(where, "making the task and reading its data"):
+            part = manager.load([spec])
+            for task in part["tasks"].values():
+                for ensemble in getattr(task, "_filters", []):
+                    for made in ensemble.filters:
+                        made()  # its mistakes before the model runs, not after
+        again = loaded["tasks"].keys() & part["tasks"].keys()
+        if again and (loaded["groups"] or part["groups"]):
+            raise UserError(f"{where}: {min(again)} is asked for twice, once by its group; name one of them")
+        for kind, things in loaded.items():
+            things |= part[kind]
+        for name, task in part["tasks"].items():
+            _watch(task, where if isinstance(spec, dict) else f"--tasks {name}", turn)
+    return loaded
 
 
-def _checked(config: Config) -> Config:
+def _watch(task: Any, where: str, turn: Turn) -> None:
+    """Exceptions from a task's methods are its own, and its requests are such as a model can answer."""
+    build = task.build_all_requests
+
+    def built(*arguments: Any, **options: Any) -> None:
+        build(*arguments, **options)
+        for request in task.instances:
+            texts = request.args[:1] if request.request_type == "generate_until" else request.args
+            if not all(isinstance(text, str) for text in texts):
+                raise UserError(
+                    f"{where}: document {request.doc_id}: asks the model for {request.args!r:.120}; expected text: "
+                    "mend doc_to_text, doc_to_target or doc_to_choice"
+                )
+            if task.OUTPUT_TYPE == "multiple_choice" and not texts[1].removeprefix(task.config.target_delimiter or ""):
+                raise UserError(
+                    f"{where}: document {request.doc_id}: choice {request.idx} is empty; mend doc_to_choice"
+                )
+
+    task.build_all_requests = built
+    turn.hand_to(task, "build_all_requests", where, "making its requests")
+    for method in ("apply_filters", "process_results"):
+        turn.hand_to(task, method, where, "scoring the model's answers")
+    for method in ("aggregation", "higher_is_better"):
+        turn.hand_to(task, method, where, "summing its metrics up")
+
+
+def _checked(config: TaskConfig) -> dict[str, Any]:
     """A task from a file. What its author misspelt the harness would look up on the hub, or fail on later."""
     import lm_eval.api.metrics  # noqa: F401 (fills the registries)
-    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
-    from lm_eval.api.task import TaskConfig
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY, filter_registry
+    from lm_eval.api.task import TaskConfig as Fields
+    from lm_eval.config.task import FewshotConfig
 
-    task = config["task"]
+    where = config.where
     for key in config:
-        _known(f"the task {task}: the key", key, [field.name for field in fields(TaskConfig)])
+        _known(f"{where}: the key", key, [field.name for field in fields(Fields)])
+    for key in config.get("fewshot_config") or {}:
+        _known(f"{where}: fewshot_config: the key", key, [field.name for field in fields(FewshotConfig)])
     for entry in config.get("metric_list") or []:
-        _known(f"the task {task}: metric_list: metric", entry.get("metric"), list(METRIC_REGISTRY))
+        _known(f"{where}: metric_list: metric", entry["metric"], list(METRIC_REGISTRY))
         if "aggregation" in entry:
-            _known(f"the task {task}: metric_list: aggregation", entry["aggregation"], list(AGGREGATION_REGISTRY))
-    return config
+            _known(f"{where}: metric_list: aggregation", entry["aggregation"], list(AGGREGATION_REGISTRY))
+    for entry in config.get("filter_list") or []:
+        for one in entry["filter"]:
+            _known(f"{where}: filter_list: function", one["function"], [*filter_registry.keys()])
+    return dict(config)
 
 
 def _known(what: str, value: Any, allowed: list[str]) -> None:
@@ -102,11 +157,7 @@ def _known(what: str, value: Any, allowed: list[str]) -> None:
 @contextmanager
 def sandboxed_templates() -> Iterator[None]:
     """The harness renders the templates of task files with a Jinja environment that lets them reach any Python
-    object, and so run any code. While the block runs it is one of Jinja's sandboxes.
-
-    Raises:
-        UserError: a template is refused by the sandbox, or wrong.
-    """
+    object, and so run any code. While the block runs it is one of Jinja's sandboxes."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
@@ -121,11 +172,5 @@ def sandboxed_templates() -> Iterator[None]:
     utils.env = sandbox
     try:
         yield
-    except jinja2.exceptions.SecurityError as error:
-        raise UserError(
-            f"a template of these tasks reaches out of its document: {error}; such a file is not run"
-        ) from None
-    except jinja2.TemplateError as error:
-        raise UserError(f"a template of these tasks: {type(error).__name__}: {error}; mend the task file") from None
     finally:
         utils.env = theirs

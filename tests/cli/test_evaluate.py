@@ -207,7 +207,9 @@ def test_modelzoos_files(numbers: Any, tmp_path: Path) -> None:
     assert found["bits_per_byte"] > 0
 
 
-def test_an_imported_model_needs_no_run(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+def test_an_imported_model_needs_no_run(
+    checkpoint: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its config.yaml holds a model alone: any data is read in rows and windows of the model's max_seq_len."""
     model = load_model(checkpoint)
     saved = yaml.safe_load((checkpoint / "config.yaml").read_text())
@@ -220,6 +222,11 @@ def test_an_imported_model_needs_no_run(checkpoint: Path, dataset: Path, tmp_pat
     assert evaluation.of_text(str(tmp_path / "a.jsonl"), None, "stop")["seq_len"] == model.config.max_seq_len
     assert evaluation.of_dataset(dataset, None, None, False)["seq_len"] == model.config.max_seq_len
     assert evaluation.of_dataset(tmp_path / "theirs", None, None, False)["seq_len"] == 12
+    assert "--seq-len" not in capsys.readouterr().err
+    (tmp_path / "long").mkdir()
+    write(tmp_path / "long" / "output_0.h5", examples(7, msl=50))
+    assert evaluation.of_dataset(tmp_path / "long", None, None, False)["seq_len"] == 10  # the model's 24 do not divide
+    assert "rows of 50 tokens, and the model reads 24: --seq-len 10 divides them" in capsys.readouterr().err
 
 
 def test_lines_for_people(run: Any, tmp_path: Path) -> None:
@@ -267,7 +274,8 @@ def test_broken_documents_stop_or_are_counted(run: Any, numbers: Any, tmp_path: 
         (["--text-key", "body"], "--text-key: the data is a dataset"),
         (["--stride", 4, "--max-batches", 2], "--max-batches: counts rows"),
         (["--data", "theirs", "--seq-len", 12, "--stride", 4], "do not say where documents start"),
-        (["--data", "theirs", "--seq-len", 7], "7"),
+        (["--data", "theirs", "--seq-len", 7], "--seq-len 7 does not divide them; use --seq-len 12"),
+        (["--data", "theirs"], "the run's length of 24 does not divide them; use --seq-len 12"),
         (["--data", "masked", "--split", "train", "--limit", 4], "has a loss mask"),
         (["--data", "other", "--split", "train"], "was written with a tokenizer of sha256"),
         (["--tasks", "x", "--data", "a.txt"], "--data: --tasks has no use for it"),

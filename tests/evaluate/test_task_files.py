@@ -139,12 +139,71 @@ def test_code_switched_off_is_none(tmp_path: Path) -> None:
         ({"dataset_path": None}, "dataset_path=None"),
         ({"include": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"include": "one.yaml"}, "includes itself"),
+        ({"include": "list.yaml"}, "one.yaml: include: .*list.yaml: holds no keys"),
+        ({"metric_list": ["acc"]}, r"one.yaml: task one: metric_list: \['acc'\]; expected .*metric: acc"),
+        ({"metric_list": [{"name": "acc"}]}, "metric_list"),
+        ({"dataset_kwargs": "x"}, "one.yaml: task one: dataset_kwargs: 'x'; expected a mapping"),
+        ({"generation_kwargs": [1]}, "generation_kwargs: .* expected a mapping"),
+        ({"generation_kwargs": {"max_gen_toks": -5}}, "generation_kwargs.max_gen_toks: -5; expected a whole number"),
+        ({"generation_kwargs": {"max_gen_toks": "x"}}, "generation_kwargs.max_gen_toks: 'x'"),
+        ({"generation_kwargs": {"until": 3}}, "generation_kwargs.until: 3"),
+        ({"generation_kwargs": {"temperature": "hot"}}, "generation_kwargs.temperature: 'hot'"),
+        ({"output_type": "multiple"}, "output_type: 'multiple'; expected one of multiple_choice, "),
+        ({"output_type": None}, "output_type: None"),
+        ({"doc_to_choice": []}, "doc_to_choice"),
+        ({"doc_to_choice": ["a", ""]}, "doc_to_choice: .* none of them empty"),
+        ({"doc_to_choice": [True, False]}, "doc_to_choice: .* in quotes"),
+        ({"filter_list": {"name": "x"}}, "filter_list: .* expected a list of mappings"),
+        ({"filter_list": [{"name": "x", "filter": "take_first"}]}, "filter_list.0.filter: 'take_first'"),
+        ({"filter_list": [{"name": "x", "filter": ["take_first"]}]}, "filter_list.0.filter"),
+        ({"fewshot_config": {"samples": "x"}}, "fewshot_config.samples: 'x'"),
+        ({"process_docs": "x"}, "process_docs: 'x'; expected nothing"),
+        ({"process_results": "x"}, "process_results"),
+        ({"doc_to_image": "picture"}, "doc_to_image: .* reads text alone"),
+        ({"repeats": 0}, "repeats: 0; expected a whole number, 1 or more"),
+        ({"num_fewshot": -1}, "num_fewshot: -1; expected a whole number, 0 or more"),
+        ({"num_fewshot": True}, "num_fewshot: True"),
+        ({"test_split": 3}, "test_split: 3; expected text"),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write(tmp_path, {"one.yaml": PLAIN | {"task": "one"} | changes})
+    write(tmp_path, {"one.yaml": PLAIN | {"task": "one"} | changes, "list.yaml": "- 1\n"})
     with pytest.raises(UserError, match=message):
         TaskFiles(tmp_path).find("one")
+
+
+def test_values_that_are_right(tmp_path: Path) -> None:
+    """What the harness's own files hold is not refused."""
+    generation = {"until": ["x", "."], "max_gen_toks": 5, "temperature": "1e-3", "do_sample": False, "top_p": 0.9}
+    right = {
+        "doc_to_text": 0,
+        "doc_to_target": ["a", "b"],
+        "doc_to_choice": {"a": "yes", "b": "no"},
+        "generation_kwargs": generation,
+        "fewshot_config": {"sampler": "first_n", "samples": [{"question": "a"}], "process_docs": None},
+        "filter_list": [{"name": "x", "filter": [{"function": "regex", "regex_pattern": "a"}]}],
+        "metric_list": None,
+        "num_fewshot": 0,
+        "process_docs": None,
+        "metadata": {"version": 1.0},
+    }
+    write(tmp_path, {"one.yaml": PLAIN | {"task": "one"} | right})
+    (config,) = TaskFiles(tmp_path).find("one")
+    assert {key: config[key] for key in right} == right
+    assert config.file == tmp_path / "one.yaml"
+
+
+def test_files_that_hold_themselves(tmp_path: Path) -> None:
+    text = yaml.safe_dump(PLAIN | {"task": "one"})
+    shared = "metadata: {a: &x [1], b: *x}\n"
+    write(tmp_path, {"one.yaml": text + "metadata: &a [*a]\n", "two.yaml": text.replace("one", "two") + shared})
+    with pytest.raises(UserError, match=r"one.yaml: metadata.0: an alias"):
+        TaskFiles(tmp_path).find("one")
+    assert found(tmp_path, "two") == ["two"]
+    with pytest.raises(UserError, match=r"deep.yaml: nested too deeply"):
+        TaskFiles(write(tmp_path / "deep", {"deep.yaml": "task: " + "[" * 5000 + "]" * 5000}))
+    with pytest.raises(UserError, match=r"all.yaml: the group all: task: names none"):
+        TaskFiles(write(tmp_path / "group", {"all.yaml": {"group": "all", "task": []}})).find("all")
 
 
 def test_directories_that_are_wrong(tmp_path: Path) -> None:

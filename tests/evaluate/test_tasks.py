@@ -1,5 +1,6 @@
 """Tasks through the harness's evaluator: the same metrics as with its own model, no network, no code from templates."""
 
+import errno
 import socket
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: t
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from modelzoo.evaluate.harness import HarnessModel
+from modelzoo.evaluate.task_faults import Turn
 from modelzoo.evaluate.tasks import run_tasks
 
 
@@ -140,3 +143,80 @@ def test_mistakes_in_a_task(tmp_path: Path, changes: dict[str, Any], message: st
     model, tokenizer = exported(tmp_path / "hf", "gptj")
     with pytest.raises(UserError, match=message):
         run_tasks(TaskFiles(tasks).find("one"), scorer(model), tokenizer, num_fewshot=1)
+
+
+GENERATED = {
+    "output_type": "generate_until",
+    "doc_to_choice": None,
+    "doc_to_target": "{{right}}",
+    "generation_kwargs": {"until": ["x"], "max_gen_toks": 3},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_split": "nowhere"}, "nowhere"),
+        ({"doc_to_target": 2}, "IndexError"),
+        ({"doc_to_choice": "{{right}}"}, "SyntaxError"),
+        ({"doc_to_choice": "{{[right, '']}}"}, "making the task"),
+        (
+            {"doc_to_choice": "{{[right, wrong if question != 'the cat 3' else '']}}", "target_delimiter": ""},
+            "is empty",
+        ),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "take_frst"}]}]}, "did you mean take_first"),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "custom"}]}]}, "task one: making the task"),
+        ({"fewshot_config": {"sampler": "random"}}, "KeyError: .*random"),
+        ({"fewshot_config": {"smpler": "random"}}, "fewshot_config: the key 'smpler' is unknown; did you mean sampler"),
+        ({"dataset_kwargs": {"data_files": "questions.jsonl", "x": 1}}, "x"),
+        ({"dataset_kwargs": {"data_files": {"test": "broken.jsonl"}}}, "reading its data failed"),
+        ({"dataset_path": "folder"}, "reading its data failed"),
+        ({"doc_to_text": "{{ question + 1 }}"}, "TypeError"),
+        ({"doc_to_text": "{{ 1/0 }}"}, "ZeroDivisionError"),
+        ({"doc_to_text": "{% for i in range(10**9) %}{% endfor %}"}, "OverflowError"),
+        ({"doc_to_text": "{{ 1/(question != 'the cat 3') }}"}, "making its requests failed .ZeroDivisionError"),
+        ({"doc_to_text": "{{ question"}, "TemplateSyntaxError.*mend the template"),
+        (
+            GENERATED | {"metric_list": [{"metric": "exact_match", "regexes_to_ignore": 3}]},
+            "scoring the model's answers",
+        ),
+        ({"metric_list": [{"metric": "f1", "aggregation": "mean"}]}, "summing its metrics up failed"),
+    ],
+)
+def test_mistakes_that_the_harness_or_its_data_find(
+    tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They name the task's file; none is a traceback."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    tasks = write(tmp_path / "tasks", {"one.yaml": PLAIN | {"task": "one"} | changes})
+    (tasks / "broken.jsonl").write_text("this is no JSON\n")
+    (tasks / "folder").mkdir()
+    model, tokenizer = exported(tmp_path / "hf", "gptj")
+    with pytest.raises(UserError, match=message) as raised:
+        run_tasks(TaskFiles(tasks).find("one"), scorer(model), tokenizer)
+    assert str(raised.value).startswith(f"{tasks / 'one.yaml'}: task one: ")
+
+
+@pytest.mark.parametrize("error", [ValueError("planted"), RuntimeError("planted"), KeyError("planted")])
+def test_faults_of_the_model_are_not_the_users(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise error
+
+    tasks = write(tmp_path / "tasks", {"one.yaml": PLAIN | {"task": "one"}, "two.yaml": PLAIN | {"task": "two"}})
+    model, tokenizer = exported(tmp_path / "hf", "gptj")
+    monkeypatch.setattr(HarnessModel, "_row", broken)
+    with pytest.raises(type(error), match="planted") as raised:
+        run_tasks([*TaskFiles(tasks).find("one"), *TaskFiles(tasks).find("two")], scorer(model), tokenizer)
+    assert raised.value is error
+
+
+def test_a_full_disk_is_no_mistake_in_a_task(tmp_path: Path) -> None:
+    turn = Turn()
+    with pytest.raises(OSError, match="full"), turn.of_task("one.yaml", "reading"):
+        raise OSError(errno.ENOSPC, "full")
+    message = r"one.yaml: reading failed .ConnectionError: a b.; look at the address"
+    with pytest.raises(UserError, match=message), turn.of_task("one.yaml", "reading"):
+        raise ConnectionError("a\n  b")
