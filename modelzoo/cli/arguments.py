@@ -1,9 +1,13 @@
 """What several verbs do with their arguments, and how they speak."""
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from modelzoo.base_config import UserError
 
@@ -19,6 +23,30 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def say(line: str) -> None:
     """A line for the person at the terminal; standard output is kept for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[None]:
+    """SIGTERM (of a job queue) and SIGHUP (of a closed terminal) stop the block as Ctrl-C does: what it has begun
+    of `out` is removed, and the exit code is 3. A signal that is ignored, as under nohup, stays so."""
+
+    def stop(*_: Any) -> None:
+        for number in before:  # a second one must not cut the removal short
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: found for number in numbers if (found := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; nothing of {out} stays")
+        raise typer.Exit(3) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def accelerator_from(**options: Any) -> Any:

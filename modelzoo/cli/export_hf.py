@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from modelzoo.cli.arguments import whole_or_nothing
 from modelzoo.cli.import_hf import describe, note, num_bytes
 
 
@@ -17,7 +18,8 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Write a checkpoint in Hugging Face's form: weights, config, tokenizer; and compare logits."""
-    report = run(checkpoint, out, max_shard_size=max_shard_size, check=check)
+    with whole_or_nothing(out):
+        report = run(checkpoint, out, max_shard_size=max_shard_size, check=check)
     if as_json:
         print(json.dumps(report, indent=1))
     else:

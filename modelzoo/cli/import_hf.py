@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from modelzoo.cli.arguments import say
+from modelzoo.cli.arguments import say, whole_or_nothing
 
 
 def command(
@@ -20,7 +20,8 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Turn GPT-2, GPT-J or GPT-NeoX (Pythia) weights of Hugging Face's into a checkpoint, and compare logits."""
-    report = run(source, out, tokenizer=tokenizer, max_shard_size=max_shard_size, check=check)
+    with whole_or_nothing(out):
+        report = run(source, out, tokenizer=tokenizer, max_shard_size=max_shard_size, check=check)
     if as_json:
         print(json.dumps(report, indent=1))
     else:
@@ -56,10 +57,11 @@ def num_bytes(text: str, option: str) -> int:
 
     units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(found[1]) * units[(found[2] or "").upper()]) if found else 0
-    if size < 1:
-        raise UserError(f"{option} {text}: expected a size such as 5GB, 500MB or 2GiB")
-    return size
+    size = float(found[1]) * units[(found[2] or "").upper()] if found else 0.0
+    if not 1 <= size < 2**63:
+        shown = text if len(text) <= 40 else f"{text[:20]}…"
+        raise UserError(f"{option} {shown}: expected a size such as 5GB, 500MB or 2GiB")
+    return int(size)
 
 
 def note(line: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from modelzoo.cli.arguments import whole_or_nothing
 from modelzoo.cli.import_hf import num_bytes
 
 
@@ -13,7 +14,9 @@ def command(
     checkpoint: Path = typer.Argument(..., help="A checkpoint, or a run's folder (its newest one)."),
     tokenizer: str = typer.Argument(..., help="The new one: tokenizer.json, a directory, hf://owner/name."),
     out: Path = typer.Argument(..., help="The checkpoint to write; must not exist."),
-    multiple_of: int = typer.Option(128, min=1, help="Rows of embedding and head are padded to a multiple of this."),
+    multiple_of: int = typer.Option(
+        128, min=1, max=65_536, help="Rows of embedding and head are padded to a multiple of this."
+    ),
     max_shard_size: str = typer.Option("5GB", help="Weights beyond this go into several files."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
@@ -21,7 +24,8 @@ def command(
 
     Then train it on: continue_from=OUT, on data of the new tokenizer.
     """
-    report = run(checkpoint, tokenizer, out, multiple_of=multiple_of, max_shard_size=max_shard_size)
+    with whole_or_nothing(out):
+        report = run(checkpoint, tokenizer, out, multiple_of=multiple_of, max_shard_size=max_shard_size)
     print(json.dumps(report, indent=1) if as_json else describe(report))
 
 

@@ -16,10 +16,11 @@ from modelzoo.convert.fold import foldings
 from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, no_progress
 from modelzoo.convert.layout import Rule
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits, check_tokenizer
+from modelzoo.convert.output import new_folder, require_new
 from modelzoo.convert.tensor_files import SAFETENSORS, Planned, TensorFiles, check_stored, read_json, write_tensors
 from modelzoo.model.config import ModelConfig
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.checkpoint import appearing, fingerprints, tensor_files
+from modelzoo.trainer.checkpoint import fingerprints, tensor_files
 
 RECORD = "modelzoo_export.json"
 """What was exported, how far the logits are apart, and the sha256 of every file."""
@@ -46,8 +47,7 @@ def export_model(
         UserError: no model of Hugging Face's can hold it (the option is named), or the logits differ; nothing is then
             left under `out`.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another path, or remove it")
+    require_new(out)
     try:
         family = hf.family_for(config)
     except UserError as error:
@@ -62,7 +62,7 @@ def export_model(
         return rule.layout.to_theirs(folded[rule.ours](ours) if rule.ours in folded else ours, config)[number]
 
     total = sum(plan.num_bytes for plan in planned.values())
-    with appearing(out, f"{total / 2**30:.1f} GiB") as partial:
+    with new_folder(out, total) as partial:
         with progress("exporting", total, "bytes") as advance:
             files = write_tensors(partial, planned, produce, max_file_bytes, advance)
         if len(files) > 1:
@@ -130,7 +130,7 @@ def _write_configs(
     theirs: dict[str, Any] = read_json(folder / HF_CONFIG) if (folder / HF_CONFIG).is_file() else {**ends}
     described = {**theirs, **family.config_to_hf(config), "dtype": dtype, "torch_dtype": dtype}
     activation = family.activation[0]
-    if ACTIVATIONS.get(theirs.get(activation, "")) == config.activation:
+    if ACTIVATIONS.get(str(theirs.get(activation))) == config.activation:
         described[activation] = theirs[activation]  # of the names of one function, the one it came with
     for name in ("auto_map", "_name_or_path", "_commit_hash"):
         described.pop(name, None)

@@ -33,6 +33,12 @@ NEVER: dict[str, tuple[Any, ...]] = {
 }
 """Fields of any config.json that would change the model, with the values that change nothing."""
 
+NO_ROPE: tuple[Any, ...] = (None, {}, {"type": "default"}, {"rope_type": "default"})
+"""Of `rope_scaling`, in models that have nothing for it to change."""
+
+LARGEST, LARGEST_SIZE = 1e30, 100_000_000
+"""Of numbers and of sizes. Beyond them nothing is computed, not even how large the weights are."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -89,6 +95,9 @@ class Family:
             )
         if (grouped := hf.get("num_key_value_heads")) not in (None, heads):
             raise UserError(f"num_key_value_heads={grouped!r} is not supported; only as many as heads ({heads}) are")
+        if (given := hf.get("head_dim")) not in (None, head_dim):
+            raise UserError(f"head_dim={given!r} is not supported; only {head_dim}, hidden size by heads, is")
+        _check_said_besides(hf)
         name, may_be_null = self.ffn_size
         fields["ffn_size"] = None if may_be_null and hf.get(name) is None else _integer(hf, name)
         fields |= self.ours_only
@@ -144,7 +153,7 @@ class Family:
 
     def _activation_from(self, hf: Mapping[str, Any]) -> str:
         value = hf.get(*self.activation)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise UserError(f"{self.activation[0]}={value!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
@@ -199,6 +208,11 @@ class Family:
         tensor.
         """
         found = {known: tuple(shapes[name]) for known, name in names.items()}
+        if config.num_layers > len(found):  # before their shapes are computed
+            raise UserError(
+                f"{self.sizes['num_layers']}={config.num_layers:,}, and there are only {len(found):,} weights; "
+                "do they belong to this config?"
+            )
         wanted = {name: tuple(shape) for name, shape in their_shapes(self.rules(config), config).items()}
         optional = {f"{self.head[0]}.weight": wanted[self.embedding()]} if config.tie_embeddings else {}
         if missing := [name for name in wanted if name not in found]:
@@ -236,7 +250,22 @@ def number(hf: Mapping[str, Any], name: str, default: float) -> float:
     value = hf.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"{name}={value!r}: expected a number")
+    if not abs(value) < LARGEST:  # NaN too, which is JSON to some
+        raise UserError(f"{name}={_short(value)}: expected a number between {-LARGEST:g} and {LARGEST:g}")
     return float(value)
+
+
+def _check_said_besides(hf: Mapping[str, Any]) -> None:
+    """Fields that do not describe the model, but keep transformers from loading it where their type is wrong."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = hf.get(name)
+        ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+        if value is not None and any(not isinstance(id_, int) or isinstance(id_, bool) for id_ in ids):
+            raise UserError(f"{name}={_short(value)}: expected the id of a token, a whole number, or null")
+    for name in ("dtype", "torch_dtype"):
+        value = hf.get(name)
+        if value is not None and not (isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)):
+            raise UserError(f"{name}={_short(value)}: expected float32, bfloat16, float16 or null")
 
 
 def _integer(hf: Mapping[str, Any], name: str) -> int:
@@ -244,7 +273,9 @@ def _integer(hf: Mapping[str, Any], name: str) -> int:
         raise UserError(f"the config has no field {name!r}")
     value = hf[name]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}={value!r}: expected a whole number of at least 1")
+        raise UserError(f"{name}={_short(value)}: expected a whole number of at least 1")
+    if value > LARGEST_SIZE:
+        raise UserError(f"{name}={_short(value)}: expected a whole number of at most {LARGEST_SIZE:,}")
     return value
 
 
@@ -253,6 +284,11 @@ def _boolean(hf: Mapping[str, Any], name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{name}={value!r}: expected true or false")
     return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} characters)"
 
 
 def _some(names: list[str]) -> str:

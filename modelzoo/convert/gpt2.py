@@ -1,6 +1,6 @@
 """Hugging Face's GPT-2: its Conv1D layers keep weights as (in, out), transposed to ours."""
 
-from modelzoo.convert.family import Family
+from modelzoo.convert.family import NO_ROPE, Family
 from modelzoo.convert.layout import STACKED, TRANSPOSED, Part
 
 FAMILY = Family(
@@ -24,6 +24,8 @@ FAMILY = Family(
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "reorder_and_upcast_attn": (False,),
+        "position_embedding_type": ("absolute", "learned", None),
+        **dict.fromkeys(("rope_scaling", "rope_parameters"), NO_ROPE),
     },
     position_from=lambda hf, head_dim: {"kind": "learned"},
     position_to=lambda config: {},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelzoo.base_config import UserError
-from modelzoo.convert.family import Family
+from modelzoo.convert.family import NO_ROPE, Family
 from modelzoo.convert.layout import SEPARATE, Part
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.position.rotary import RotaryPosition, fraction_for
@@ -48,7 +48,11 @@ FAMILY = Family(
         "lm_head_bias": True,
         "tie_embeddings": False,
     },
-    theirs_only={"tie_word_embeddings": (False,)},
+    theirs_only={
+        "tie_word_embeddings": (False,),
+        "position_embedding_type": ("rotary", "rope", None),
+        **dict.fromkeys(("rope_scaling", "rope_parameters"), NO_ROPE),
+    },
     position_from=_position_from,
     position_to=_position_to,
     position_field="rotary_dim",

@@ -11,15 +11,19 @@ from modelzoo.model.position.rotary import RotaryPosition
 
 
 def _position_from(hf: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
-    """Of any version of transformers: `rotary_pct` and `rotary_emb_base`, or `rope_parameters`."""
+    """Of any version of transformers: `rotary_pct` and `rotary_emb_base`, or `rope_parameters`. As in transformers, a
+    `rope_scaling` that says anything stands in the place of `rope_parameters`, and what it lacks is never taken from
+    there."""
     rope: dict[str, Any] = {}
-    for section in ("rope_scaling", "rope_parameters"):
+    for section in ("rope_parameters", "rope_scaling"):
         given = hf.get(section) or {}
         if not isinstance(given, Mapping):
             raise UserError(f"{section}={given!r}: expected a section")
         if (kind := given.get("rope_type", given.get("type", "default"))) != "default":
             raise UserError(f"{section}: rope_type={kind!r} is not supported; only 'default' is")
-        rope |= given
+        if nested := [name for name, value in given.items() if isinstance(value, Mapping)]:
+            raise UserError(f"{section}: {nested[0]!r} is not supported; only one section for all layers is")
+        rope = dict(given) or rope
     old = {"rope_theta": ("rotary_emb_base", "rope_theta"), "partial_rotary_factor": ("rotary_pct",)}
     for name, fields in old.items():
         if name not in rope and (field := next((f for f in fields if f in hf), None)):
@@ -69,10 +73,10 @@ FAMILY = Family(
         "tie_embeddings": ("tie_word_embeddings", False),
     },
     ours_only={"tied_norm": False, "lm_head_bias": False},
-    theirs_only={},
+    theirs_only={"position_embedding_type": ("rotary", "rope", None)},
     position_from=_position_from,
     position_to=_position_to,
-    position_field="rope_parameters",
+    position_field="rotary_pct (partial_rotary_factor of rope_parameters)",
     prefix="gpt_neox.",
     head=("embed_out", "lm_head"),  # on disk; in the memory of transformers 5
     buffers=r"attention\.(masked_)?bias|rotary_emb\.\w+",

@@ -15,6 +15,7 @@ from modelzoo.base_config import UserError
 from modelzoo.convert import hf
 from modelzoo.convert.family import Family, our_shapes
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits
+from modelzoo.convert.output import new_folder, require_new
 from modelzoo.convert.tensor_files import (
     PICKLED,
     SAFETENSORS,
@@ -28,7 +29,7 @@ from modelzoo.convert.tensor_files import (
 )
 from modelzoo.model.config import ModelConfig
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.checkpoint import appearing, write_manifest
+from modelzoo.trainer.checkpoint import write_manifest
 
 CARRIED = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 """Files that travel with an imported model, for its export."""
@@ -101,8 +102,7 @@ def import_model(
     Raises:
         UserError: what is wrong, with its file, field or tensor; nothing is then left under `out`.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another path, or remove it")
+    require_new(out)
     their_config = read_json(source / "config.json")
     try:
         family = hf.family_of(their_config)
@@ -119,7 +119,7 @@ def import_model(
     check_index(source, tensors)
     names = _checked(tensors, family, config, source)
     total = sum(tensors.planned[name].num_bytes for name in names.values())
-    with appearing(out, f"{total / 2**30:.1f} GiB") as partial:
+    with new_folder(out, total) as partial:
         with progress("importing", total, "bytes") as advance:
             _write_weights(partial, tensors, names, family, config, max_file_bytes, advance)
         (partial / "config.yaml").write_text(model_yaml(config), encoding="utf-8")

@@ -19,6 +19,9 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 EXPECTED = f"expected {SAFETENSORS} or {PICKLED}, whole or in parts with {SAFETENSORS}.index.json beside"
 
+MAX_DEPTH = 100
+TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep; expected the file of a model"
+
 
 class Planned(NamedTuple):
     """A tensor before its values are read."""
@@ -98,40 +101,42 @@ class TensorFiles:
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
             raise UserError(f"{file}: holds no tensors by name; {EXPECTED}")
         for name, value in content.items():
-            if not isinstance(value, Tensor) or value.is_sparse:
+            if not isinstance(value, Tensor):
                 raise UserError(f"{file}: {name!r} is no tensor; use the model's safetensors")
+            if value.layout != torch.strided or value.is_nested or value.is_meta:
+                raise UserError(f"{file}: {name!r} is no dense tensor with values; use the model's safetensors")
         if not mapped:  # the format before torch 1.6 cannot be mapped
             self._legacy[file] = dict(content)
         return dict(content)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a Hugging Face folder's weights, safetensors before .bin. Raises UserError: there are none."""
-    for single in (SAFETENSORS, PICKLED):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            content = read_json(index)
-            places = content.get("weight_map")
-            if not isinstance(places, dict) or not all(
-                isinstance(f, str) and Path(f).name == f for f in places.values()
-            ):
-                raise UserError(f"{index}: has no weight_map of tensor names to files beside it; copy it again")
-            return [folder / name for name in sorted(set(places.values()))]
-        if (folder / single).is_file():
-            return [folder / single]
-    raise UserError(f"{folder}: no weights in this directory; {EXPECTED}")
+    """The files of a Hugging Face folder's weights: those that transformers takes. Raises UserError: there are none."""
+    source = _weight_source(folder)
+    if source.suffix != ".json":
+        return [source]
+    places = read_json(source).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(f, str) and Path(f).name == f for f in places.values()):
+        raise UserError(f"{source}: has no weight_map of tensor names to files beside it; copy it again")
+    return [folder / name for name in sorted(set(places.values()))]
 
 
 def check_index(folder: Path, tensors: TensorFiles) -> None:
-    """That an index, where there is one, lists what its files hold. Raises UserError, naming tensor and file."""
-    for index in (folder / f"{single}.index.json" for single in (SAFETENSORS, PICKLED)):
-        if index.is_file():
-            for name, file in read_json(index)["weight_map"].items():
-                if name not in tensors.planned or tensors.file_of(name).name != file:
-                    raise UserError(
-                        f"{folder / file}: has no tensor {name!r}, and {index.name} says so; copy both again"
-                    )
-            return
+    """That the index, where the weights have one, lists what its files hold. Raises UserError, naming tensor and
+    file."""
+    index = _weight_source(folder)
+    if index.suffix == ".json":
+        for name, file in read_json(index)["weight_map"].items():
+            if name not in tensors.planned or tensors.file_of(name).name != file:
+                raise UserError(f"{folder / file}: has no tensor {name!r}, and {index.name} says so; copy both again")
+
+
+def _weight_source(folder: Path) -> Path:
+    """The file that names all weights, in transformers' order: a whole one before an index, which may be stale."""
+    for name in (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLED, f"{PICKLED}.index.json"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: no weights in this directory; {EXPECTED}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,9 +147,32 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); copy or download it again") from None
+    except RecursionError:
+        raise UserError(f"{path}: {TOO_DEEP}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; copy or download it again")
+    for key, value in content.items():
+        _check_text(path, key, {key: value})
     return content
+
+
+def _check_text(path: Path, field: str, value: Any) -> None:
+    """That a field can be written again, as UTF-8. Raises UserError."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise UserError(f"{path}: {field!r}: {TOO_DEEP}")
+        level = [
+            child
+            for outer in level
+            if isinstance(outer, dict | list)
+            for child in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: {field!r} holds half a character, which is no text; mend it") from None
 
 
 def write_tensors(

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from modelzoo.base_config import UserError
 from modelzoo.convert.family import our_shapes
 from modelzoo.convert.importing import Progress, model_yaml, no_progress
+from modelzoo.convert.output import new_folder, require_new
 from modelzoo.convert.tensor_files import TensorFiles, check_stored, write_tensors
 from modelzoo.model.config import ModelConfig
 from modelzoo.tokenizer import Tokenizer, byte_symbols
-from modelzoo.trainer.checkpoint import appearing, tensor_files, write_manifest
+from modelzoo.trainer.checkpoint import tensor_files, write_manifest
 
 BY_TOKEN = ("embedding.weight", "lm_head.weight", "lm_head.bias")
 """Weights with a row for each token."""
@@ -117,8 +117,7 @@ def change_vocabulary(
     Raises:
         UserError: `out` exists, or the weights are not those of `config`. Nothing is then left under `out`.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another path, or remove it")
+    require_new(out)
     mapping = remapping(old, new)
     num_rows = -(-new.vocab_size // multiple_of) * multiple_of
     padded = None if num_rows == new.vocab_size else num_rows
@@ -135,7 +134,7 @@ def change_vocabulary(
 
     report = {"from": str(folder), **mapping.report(), "rows": num_rows}
     total = sum(plan.num_bytes for plan in planned.values())
-    with appearing(out, f"{total / 2**30:.1f} GiB") as partial:
+    with new_folder(out, total) as partial:
         with progress("writing", total, "bytes") as advance:
             write_tensors(partial, planned, produce, max_file_bytes, advance)
         (partial / "config.yaml").write_text(model_yaml(changed), encoding="utf-8")

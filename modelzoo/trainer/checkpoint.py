@@ -63,11 +63,12 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
 
 
 @contextmanager
-def appearing(folder: Path, what: str) -> Iterator[Path]:
+def appearing(folder: Path, what: str, replaces: bool = True) -> Iterator[Path]:
     """A folder under another name, to write into; as the block ends it is forced to the disk and gets its own.
 
-    Takes the place of a checkpoint of that name. `what` is said to need the space where the disk is full, which is a
-    UserError; whatever goes wrong, nothing stays.
+    Takes the place of a checkpoint of that name where it `replaces` one (the same step, saved again); else what
+    has come there meanwhile stays, and is a UserError. `what` is said to need the space where the disk is full,
+    which is one too; whatever goes wrong, nothing of ours stays.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():  # by a killed process
@@ -77,8 +78,10 @@ def appearing(folder: Path, what: str) -> Iterator[Path]:
         yield partial
         for path in [*partial.iterdir(), partial]:
             _sync(path)
-        if folder.exists():  # the same step, saved before
+        if replaces and folder.exists():
             remove_checkpoint(folder)
+        elif folder.exists() or folder.is_symlink():  # an empty folder, too, which the renaming would replace
+            raise UserError(f"{folder}: has come to exist meanwhile, and is left alone; choose another path")
         partial.rename(folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:

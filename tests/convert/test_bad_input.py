@@ -192,12 +192,74 @@ def test_a_malformed_config(tmp_path, text, message):
         ("gpt2", "quantization_config", {"bits": 8}),
         ("gpt2", "multi_query", True),
         ("gpt2", "add_cross_attention", True),
+        ("gpt2", "layer_norm_epsilon", 10**400),
+        ("gpt2", "layer_norm_epsilon", float("nan")),
+        ("gpt2", "attn_pdrop", 10**400),
+        ("gpt2", "n_embd", 10**400),
+        ("gpt2", "n_layer", 10**8),
+        ("gpt2", "activation_function", ["gelu"]),
+        ("gpt_neox", "rope_parameters", {"partial_rotary_factor": 0.3, "rope_theta": 1e4}),
+        ("gpt_neox", "rotary_pct", 0.3),
+        ("gpt_neox", "eos_token_id", "0"),
+        ("gptj", "bos_token_id", [0]),
+        ("gptj", "pad_token_id", True),
+        ("gpt2", "eos_token_id", [0, 1.5]),
+        ("gpt2", "dtype", "nonsense"),
+        ("gptj", "torch_dtype", "nn"),
+        ("gpt_neox", "head_dim", 99),
+        ("gptj", "rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("gpt2", "rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("gpt_neox", "position_embedding_type", "alibi"),
+        ("gpt2", "position_embedding_type", "relative_key"),
+        ("gpt_neox", "rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 500}}),
+        ("gpt2", "note", "\ud800"),
+        ("gpt2", "note", [{"\ud800": 1}]),
     ],
 )
 def test_a_field_that_we_cannot_represent_is_named(tmp_path, family, field, value):
     save(tmp_path / "hf", family)
+    if field == "rotary_pct":
+        change_config(tmp_path / "hf", rope_parameters=...)
     change_config(tmp_path / "hf", **{field: value})
     refused(tmp_path / "hf", rf"config\.json: .*{field}")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_json_that_cannot_be_written_again(tmp_path, name):
+    save(tmp_path / "hf", "gpt_neox")
+    file = tmp_path / "hf" / name
+    plain = json.loads(file.read_text())
+    for depth in (200, 100_000):
+        file.write_text(json.dumps(plain)[:-1] + ', "deep": ' + "[" * depth + "]" * depth + "}")
+        refused(tmp_path / "hf", rf"{name}: .*nested more than 100 deep")
+    file.write_text(json.dumps({**plain, "note": "\ud800"}))
+    refused(tmp_path / "hf", rf"{name}: 'note' holds half a character")
+
+
+@pytest.mark.parametrize("kind", ["meta", "csr", "coo", "nested"])
+def test_a_bin_of_tensors_without_values(tmp_path, kind):
+    theirs = save(tmp_path / "hf", "gpt2")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    state = theirs.state_dict()
+    weight = state[QKV["gpt2"]]
+    state[QKV["gpt2"]] = {
+        "meta": lambda: weight.to("meta"),
+        "csr": weight.to_sparse_csr,
+        "coo": weight.to_sparse,
+        "nested": lambda: torch.nested.nested_tensor([weight, weight[:2]]),
+    }[kind]()
+    torch.save(state, tmp_path / "hf" / "pytorch_model.bin")
+    refused(tmp_path / "hf", rf"pytorch_model\.bin: ('{QKV['gpt2']}' is no dense tensor|is not read)")
+
+
+def test_sizes_beyond_all_bounds(tmp_path):
+    save(tmp_path / "hf", "gpt2")
+    for size in ("9" * 400, "9" * 400 + "GB", "99999999999GB"):
+        with pytest.raises(UserError, match=r"--max-shard-size 9+…?(GB)?: expected a size"):
+            import_hf.run(str(tmp_path / "hf"), tmp_path / "ours", max_shard_size=size)
+    import_hf.run(str(tmp_path / "hf"), tmp_path / "ours", check=False)
+    many = ("vocab", "ours", "hf", "new", "--multiple-of", "99999999999999")
+    assert "65536" in modelzoo(*many, cwd=tmp_path, code=2).stderr
 
 
 def test_fields_that_never_may_be_set_are_harmless_when_they_are_not(tmp_path):

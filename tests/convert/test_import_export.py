@@ -131,6 +131,31 @@ def test_a_bin_in_parts(tmp_path):
     assert import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")["logit_check"]["result"] == "equal"
 
 
+def test_weights_are_taken_in_the_order_of_transformers(tmp_path):
+    theirs = save(tmp_path / "hf", "gpt_neox")
+    other = {name: torch.full_like(tensor, 7.0) for name, tensor in theirs.state_dict().items()}
+    torch.save(other, tmp_path / "hf" / "pytorch_model.bin")
+    for ending in ("model.safetensors", "pytorch_model.bin"):  # of an earlier save in parts, which are gone
+        stale = {"metadata": {}, "weight_map": dict.fromkeys(other, f"gone-{ending}")}
+        (tmp_path / "hf" / f"{ending}.index.json").write_text(json.dumps(stale))
+    import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")
+    ids = torch.randint(0, IDS, (2, 40))
+    with torch.no_grad():
+        assert (load_model(tmp_path / "ours")(ids) - theirs(ids).logits).abs().max() < 1e-5
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    (tmp_path / "hf" / "model.safetensors.index.json").unlink()
+    import_hf.run(str(tmp_path / "hf"), tmp_path / "second", check=False)
+    assert load_model(tmp_path / "second").embedding.weight[0, 0] == 7.0
+
+
+@pytest.mark.parametrize("old", [{}, {"rotary_pct": 0.625, "rotary_emb_base": 700}])
+def test_rope_scaling_stands_in_the_place_of_rope_parameters(tmp_path, old):
+    save(tmp_path / "hf", "gpt_neox", head_dim=16)
+    ours = {"rope_type": "default", "rope_theta": 500, "partial_rotary_factor": 0.4}
+    change_config(tmp_path / "hf", rope_scaling={"type": "default"}, rope_parameters=ours, **old)
+    assert import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")["logit_check"]["result"] == "equal"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_exported_tokenizer_gives_equal_ids(family, tmp_path):
     save(tmp_path / "hf", family)
