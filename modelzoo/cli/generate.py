@@ -1,7 +1,8 @@
 """`modelzoo generate`: text from a checkpoint, streamed as it comes, or many prompts in batches."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def command(
     repetition_penalty: float = typer.Option(1.0, help="Above 1 discourages tokens that were there before."),
     stop: list[str] = typer.Option(None, help="End before this text; may be given several times."),
     seed: int = typer.Option(0, min=0, max=2**63 - 1, help="Equal seeds give equal text."),
-    num_samples: int = typer.Option(1, min=1, help="Continuations of each prompt, with seed, seed + 1, …"),
+    num_samples: int = typer.Option(1, min=1, max=1000, help="Continuations of each prompt, with seed, seed + 1, …"),
     batch_size: int = typer.Option(8, min=1, help="Continuations computed at a time."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
     precision: str = typer.Option("fp32", help="Of the weights: fp32, bf16, int8 (CPU)."),
@@ -71,16 +72,16 @@ def command(
             precision=precision,
         )
         if streaming:
-            stream(batcher, given[0], completions[0])
+            stream(batcher, given[0], next(completions))
             return
-        asked = [each for each in given for _ in range(num_samples)]
-        alone = len(asked) == 1 and prompts is None
-        for number, done in enumerate(in_order(batcher, completions)):
-            answer = _answer(asked[number], done)
+        count = len(given) * num_samples
+        alone = count == 1 and prompts is None
+        for number, done in enumerate(in_order(batcher, completions, count)):
+            answer = _answer(given[number // num_samples], done)
             if as_json:
                 print(json.dumps(answer, indent=1 if alone else None), flush=True)
             else:
-                print(f"── {number + 1} of {len(asked)} ──\n{answer['prompt']}{answer['text']}", flush=True)
+                print(f"── {number + 1} of {count} ──\n{answer['prompt']}{answer['text']}", flush=True)
     except KeyboardInterrupt:
         if streaming:
             print(flush=True)
@@ -92,7 +93,7 @@ def run(checkpoint: Path, prompt: str, **options: Any) -> None:
     """Stream a prompt and its continuation to standard output; `options` as for `prepare`."""
     given = [Prompt(prompt)]
     batcher, completions = prepare(checkpoint, given, **options)
-    stream(batcher, given[0], completions[0])
+    stream(batcher, given[0], next(completions))
 
 
 def prepare(
@@ -111,8 +112,8 @@ def prepare(
     batch_size: int = 8,
     device: str = "auto",
     precision: str = "fp32",
-) -> tuple["Batcher", list["Completion"]]:
-    """What is to be computed, `num_samples` of each prompt in turn, and what computes it.
+) -> tuple["Batcher", Iterator["Completion"]]:
+    """What computes, and what is to be computed: `num_samples` of each prompt in turn, made as they are taken.
 
     Raises UserError with every prompt that the model's context does not hold, and for options that mean nothing.
     """
@@ -125,6 +126,7 @@ def prepare(
         raise UserError(f"--num-samples {num_samples}: all alike with --temperature 0 (greedy); raise the temperature")
     if not all(stop):
         raise UserError("--stop: is empty; give the text to stop at")
+    prompts_of.check_text("--stop", stop)
     check_precision(precision)
 
     from modelzoo.batching import Completion
@@ -149,7 +151,7 @@ def prepare(
         raise UserError(f"--{name.replace('_', '-')} {told}") from None
     folder = find_checkpoint(checkpoint)
     tokenizer, context = load_tokenizer(folder), load_model_config(folder).max_seq_len
-    completions, problems = list[Completion](), list[str]()
+    asked, problems = list[tuple[list[int], int]](), list[str]()  # (ids, limit) of each prompt
     for prompt in prompts:
         ids = tokenizer.encode(prompt.text) or [tokenizer.end_of_document_id]
         room = context - len(ids)
@@ -160,10 +162,11 @@ def prepare(
                 f"{prompt.where}: has {len(ids)} tokens{wanted}, and the model's context is {context}; {remedy}"
             )
         limit = min(100, room) if max_new_tokens is None else max_new_tokens
-        completions += [Completion(ids, sampling, limit, tuple(stop)) for sampling in samplings]
+        asked.append((ids, limit))
     prompts_of.refuse_all(problems)
-    longest = max(len(completion.prompt_ids) + completion.max_new_tokens for completion in completions)
-    max_rows = min(batch_size, len(completions))
+    longest = max(len(ids) + limit for ids, limit in asked)
+    max_rows = min(batch_size, len(asked) * num_samples)
+    completions = (Completion(ids, sampling, limit, tuple(stop)) for ids, limit in asked for sampling in samplings)
     return load_batcher(folder, tokenizer, device, precision, max_rows, longest), completions
 
 
@@ -175,16 +178,22 @@ def stream(batcher: "Batcher", prompt: Prompt, completion: "Completion") -> None
         print(flush=True)
 
 
-def in_order(batcher: "Batcher", completions: Sequence["Completion"]) -> Iterator["Completion"]:
-    """Compute completions in batches; each as soon as it and all before it are done. Progress of several on stderr."""
-    pending = list(completions)[::-1]
-    alone = len(completions) == 1
-    with nullcontext() if alone else counting("generating", len(completions), "completions") as advance:
-        for _ in batcher.run(completions):
+def in_order(batcher: "Batcher", completions: Iterable["Completion"], count: int) -> Iterator["Completion"]:
+    """Compute `count` completions in batches; each as soon as it and all before it are done. Progress of several on
+    stderr."""
+    pending = deque["Completion"]()
+
+    def begun() -> Iterator["Completion"]:
+        for completion in completions:
+            pending.append(completion)
+            yield completion
+
+    with nullcontext() if count == 1 else counting("generating", count, "completions") as advance:
+        for _ in batcher.run(begun()):
             if advance is not None:
                 advance(1)
-            while pending and pending[-1].finish_reason is not None:
-                yield pending.pop()
+            while pending and pending[0].finish_reason is not None:
+                yield pending.popleft()
 
 
 def _answer(prompt: Prompt, done: "Completion") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import io
 import os
 import sys
 
@@ -57,6 +58,8 @@ app.command("demo")(demo.command)
 def main() -> None:
     """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else."""
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
     try:
         app()
     except UserError as error:

@@ -25,14 +25,19 @@ class Prompt:
 
 def from_options(texts: Sequence[str]) -> list[Prompt]:
     """The values of `--prompt`."""
+    check_text("--prompt", texts)
+    return [
+        Prompt(text, f"--prompt {number}" if len(texts) > 1 else "--prompt") for number, text in enumerate(texts, 1)
+    ]
+
+
+def check_text(option: str, texts: Sequence[str]) -> None:
+    """Raise UserError for a value of an option that is not Unicode text."""
     for number, text in enumerate(texts, 1):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise UserError(f"--prompt {number}: is not UTF-8 text; check the terminal's encoding") from None
-    return [
-        Prompt(text, f"--prompt {number}" if len(texts) > 1 else "--prompt") for number, text in enumerate(texts, 1)
-    ]
+            raise UserError(f"{option} {number}: is not UTF-8 text; check the terminal's encoding") from None
 
 
 def from_file(path: Path, reserved: Sequence[str]) -> list[Prompt]:

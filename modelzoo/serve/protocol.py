@@ -17,7 +17,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "suffix": (None, ""),
-    "user": (None,),
+    "user": (None,),  # and any text, which asks nothing of the model
 }
 """Parameters of OpenAI's that the server lacks, with the values that ask for nothing. Other values are refused."""
 
@@ -116,7 +116,7 @@ def parse_request(body: bytes) -> CompletionRequest:
         raise ApiError(400, f"the body is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise ApiError(400, 'the body must be a JSON object, such as {"prompt": "Once", "max_tokens": 16}')
-    unsupported = [key for key in data if key in NEUTRAL and data[key] not in NEUTRAL[key]]
+    unsupported = [key for key in data if key in NEUTRAL and not _is_neutral(key, data[key])]
     unknown = [key for key in data if key not in NEUTRAL and key not in CompletionRequest.model_fields]
     if wrong := unsupported + unknown:
         known = ", ".join(CompletionRequest.model_fields)
@@ -139,6 +139,12 @@ def parse_request(body: bytes) -> CompletionRequest:
     if request.echo and request.logprobs is not None:
         raise ApiError(400, "echo with logprobs: those of the prompt are not computed; ask for one", param="echo")
     return request
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    if key == "user" and isinstance(value, str):
+        return True
+    return not isinstance(value, bool) and value in NEUTRAL[key]  # True equals 1
 
 
 def _message(problem: Any) -> str:

@@ -1,18 +1,21 @@
 """`modelzoo generate`: what it prints, in which order, and what it refuses. In this process, on a small model."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import pytest
 from typer.testing import CliRunner
 
 from modelzoo.base_config import UserError
-from modelzoo.cli.generate import prepare
-from modelzoo.cli.main import app
+from modelzoo.batching import Batcher
+from modelzoo.cli.generate import in_order, prepare
+from modelzoo.cli.main import app, main
 from modelzoo.cli.prompts import Prompt
 from tests.checkpoints import CONTEXT, write_small_checkpoint
 
@@ -148,6 +151,7 @@ def test_the_context_may_be_used_up(generate):
         (["--prompt", "x", "--repetition-penalty", "1e-300"], "--repetition-penalty 1e-300: expected 0.01 … 100"),
         (["--prompt", "x", "--repetition-penalty", "nan"], "--repetition-penalty nan: expected 0.01 … 100"),
         (["--prompt", "x", "--stop", ""], "--stop: is empty"),
+        (["--prompt", "x", "--stop", "a", "--stop", "\udcff"], "--stop 2: is not UTF-8 text"),
         (["--prompt", "x", "--precision", "fp16"], "--precision fp16: expected one of fp32, bf16, int8"),
         (["--prompt", "x" * 99], "--prompt: has 99 tokens, and the model's context is 64; shorten it"),
         (["--prompt", "x" * 60, "--max-new-tokens", "5"], "use --max-new-tokens 4"),
@@ -177,6 +181,49 @@ def test_every_problem_of_a_file_with_its_line(generate, tmp_path):
     assert "is empty" in generate("--prompts", tmp_path / "p.txt")
 
 
+def test_samples_are_bounded_and_made_as_they_are_taken(checkpoint):
+    many = ["generate", str(checkpoint), "--prompt", "x", "--num-samples"]
+    for number in ("1001", "1000000000", "0"):
+        done = CliRunner().invoke(app, [*many, number])
+        assert done.exit_code == 2
+        assert "--num-samples" in done.stderr
+    batcher, completions = prepare(checkpoint, [Prompt("x")] * 1000, num_samples=1000, max_new_tokens=1, device="cpu")
+    first = [done.sampling.seed for done in islice(in_order(batcher, completions, 10**6), 20)]
+    assert first == list(range(20))
+    assert next(completions).sampling.seed < 50  # a million is not made, let alone computed
+
+
+def test_a_terminal_that_lacks_a_character(checkpoint, monkeypatch):
+    arguments = ["generate", str(checkpoint), "--prompt", "é😀", "--max-new-tokens", "2", "--device", "cpu"]
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "argv", ["modelzoo", *arguments])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert written.getvalue().startswith(b"\\xe9\\U0001f600")
+
+
+def test_ctrl_c_shows_what_is_done(checkpoint, monkeypatch, tmp_path):
+    (tmp_path / "p.txt").write_text("the cat\n" * 9)
+    step, num_steps = Batcher.step, 0
+
+    def interrupted(batcher):
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == 7:
+            raise KeyboardInterrupt
+        step(batcher)
+
+    monkeypatch.setattr(Batcher, "step", interrupted)
+    options = ["--prompts", str(tmp_path / "p.txt"), "--max-new-tokens", "3", "--batch-size", "1", "--json"]
+    done = CliRunner().invoke(app, ["generate", str(checkpoint), "--device", "cpu", *options])
+    assert done.exit_code == 3
+    assert done.stderr.endswith("stopped\n")
+    assert len(answers(done.stdout)) >= 2
+
+
+@pytest.mark.long
 def test_ctrl_c_ends_cleanly(checkpoint, tmp_path):
     (tmp_path / "p.txt").write_text("the cat\n" * 2000)
     program = [sys.executable, "-c", "from modelzoo.cli.main import main; main()", "generate", str(checkpoint)]

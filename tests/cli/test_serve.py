@@ -214,6 +214,7 @@ def test_names_of_a_server_of_this_machine(host, names):
         assert serve.own_names(listener, host) == names
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_answers_at_once(checkpoint):
     server = Server(checkpoint, "--max-batch-size", "1")
     with ThreadPoolExecutor(1) as pool:

@@ -182,6 +182,7 @@ def test_what_asks_for_nothing_is_accepted(served):
     assert texts(served.post(model="small", user=None, n=None, stop=None, temperature=0, top_p=1, **neutral)) == [
         "the cat"
     ]
+    assert texts(served.post(user="me")) == ["the cat"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,9 @@ def test_what_asks_for_nothing_is_accepted(served):
         ({"best_of": 3}, 400, "best_of"),
         ({"logit_bias": {"5": 1}}, 400, "logit_bias"),
         ({"suffix": "x"}, 400, "suffix"),
-        ({"user": "me"}, 400, "user"),
+        ({"user": 3}, 400, "user"),
+        ({"best_of": True}, 400, "best_of"),
+        ({"frequency_penalty": False}, 400, "frequency_penalty"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty"),
         ({"messages": []}, 400, "messages"),
         ({"temperatur": 0}, 400, "temperatur"),

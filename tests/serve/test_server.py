@@ -2,10 +2,12 @@
 
 import asyncio
 import http.client
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,17 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     yield listener.getsockname()[1]
     served.should_exit = True
     thread.join()
+
+
+def test_a_second_signal_ends_answers_at_once() -> None:
+    stopped = threading.Event()
+    engine = SimpleNamespace(stop=stopped.set)
+    served = server.Server(uvicorn.Config(app, log_config=None), engine)  # type: ignore[arg-type]
+    served.handle_exit(signal.SIGINT, None)
+    assert served.should_exit
+    assert not stopped.wait(0.2)
+    served.handle_exit(signal.SIGINT, None)
+    assert stopped.wait(5)
 
 
 def get(port: int, path: str = "/") -> int:
