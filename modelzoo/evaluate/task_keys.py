@@ -51,7 +51,9 @@ NO_MEDIA = Kind("nothing: the model reads text alone", lambda value: value in (N
 MAPS = Kind("a list of mappings", lambda value: _is_list(value, MAP.holds))
 NAMED_METRICS = Kind(
     "a list of mappings, each with the key metric: [{metric: acc}]",
-    lambda value: _is_list(value, lambda entry: isinstance(entry, dict) and _is_text(entry.get("metric"))),
+    lambda value: (
+        bool(value) and _is_list(value, lambda entry: isinstance(entry, dict) and _is_text(entry.get("metric")))
+    ),
 )
 FUNCTIONS = Kind(
     "a list of mappings, each with the key function: [{function: take_first}]",

@@ -57,7 +57,8 @@ def run_tasks(
         model = HarnessModel(scorer, tokenizer, max_length, on_requests=on_requests)
         for method in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
             turn.hand_to(model, method, None)
-        turn.where, turn.what = f"--tasks {', '.join(loaded['tasks'])}", "starting them"
+        turn.where = ", ".join(f"--tasks {spec}" if isinstance(spec, str) else spec.where for spec in specs)
+        turn.what = "starting"
         with turn.blamed():
             results = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
     keys = ("results", "groups", "n-shot", "n-samples", "versions", "higher_is_better")

@@ -121,7 +121,15 @@ def test_parquet(numbers: Any, tmp_path: Path) -> None:
     assert numbers("--data", "a.parquet")["loss"] == numbers("--data", "a.jsonl")["loss"]
 
 
-@pytest.mark.parametrize("options", [[], ["--seq-len", 9], ["--stride", 24], ["--seq-len", 10, "--stride", 1]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["--seq-len", 9], marks=pytest.mark.long),
+        pytest.param(["--stride", 24], marks=pytest.mark.long),
+        ["--seq-len", 10, "--stride", 1],
+    ],
+)
 def test_text_against_a_pass_over_each_window(numbers: Any, checkpoint: Path, tmp_path: Path, options: Any) -> None:
     write_jsonl(tmp_path / "a.jsonl", TEXTS)
     found = numbers("--data", "a.jsonl", *options, "--batch-size", 3, "--per-document", "sums.jsonl")
@@ -223,10 +231,15 @@ def test_an_imported_model_needs_no_run(
     assert evaluation.of_dataset(dataset, None, None, False)["seq_len"] == model.config.max_seq_len
     assert evaluation.of_dataset(tmp_path / "theirs", None, None, False)["seq_len"] == 12
     assert "--seq-len" not in capsys.readouterr().err
+    longest = model.config.max_seq_len
+    row = 12 * (longest // 12 + 1)  # longer than the model reads
+    assert row % longest
+    fits = max(length for length in range(1, longest + 1) if row % length == 0)
     (tmp_path / "long").mkdir()
-    write(tmp_path / "long" / "output_0.h5", examples(7, msl=50))
-    assert evaluation.of_dataset(tmp_path / "long", None, None, False)["seq_len"] == 10  # the model's 24 do not divide
-    assert "rows of 50 tokens, and the model reads 24: --seq-len 10 divides them" in capsys.readouterr().err
+    write(tmp_path / "long" / "output_0.h5", np.concatenate([examples(7)] * (row // 12), axis=2))
+    assert evaluation.of_dataset(tmp_path / "long", None, None, False)["seq_len"] == fits
+    note = f"rows of {row} tokens, and the model reads {longest}: --seq-len {fits} divides them"
+    assert note in capsys.readouterr().err
 
 
 def test_lines_for_people(run: Any, tmp_path: Path) -> None:

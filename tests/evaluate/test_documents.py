@@ -34,7 +34,15 @@ def found(model, batch_size: int = 4, seq_len: int = MAX_SEQ_LEN, stride: int = 
     return list(score_documents(scorer(model, batch_size), corpus(), END, seq_len, stride))
 
 
-@pytest.mark.parametrize(("seq_len", "stride"), [(MAX_SEQ_LEN, 10), (MAX_SEQ_LEN, MAX_SEQ_LEN), (7, 3), (5, 1)])
+@pytest.mark.parametrize(
+    ("seq_len", "stride"),
+    [
+        (MAX_SEQ_LEN, 10),
+        pytest.param(MAX_SEQ_LEN, MAX_SEQ_LEN, marks=pytest.mark.long),
+        pytest.param(7, 3, marks=pytest.mark.long),
+        pytest.param(5, 1, marks=pytest.mark.long),
+    ],
+)
 def test_losses_equal_transformers_token_by_token(models, seq_len: int, stride: int) -> None:
     theirs, model = models
     for document, totals in zip(corpus(), found(model, seq_len=seq_len, stride=stride), strict=True):

@@ -142,6 +142,7 @@ def test_code_switched_off_is_none(tmp_path: Path) -> None:
         ({"include": "list.yaml"}, "one.yaml: include: .*list.yaml: holds no keys"),
         ({"metric_list": ["acc"]}, r"one.yaml: task one: metric_list: \['acc'\]; expected .*metric: acc"),
         ({"metric_list": [{"name": "acc"}]}, "metric_list"),
+        ({"metric_list": []}, "metric_list"),
         ({"dataset_kwargs": "x"}, "one.yaml: task one: dataset_kwargs: 'x'; expected a mapping"),
         ({"generation_kwargs": [1]}, "generation_kwargs: .* expected a mapping"),
         ({"generation_kwargs": {"max_gen_toks": -5}}, "generation_kwargs.max_gen_toks: -5; expected a whole number"),
@@ -201,7 +202,7 @@ def test_files_that_hold_themselves(tmp_path: Path) -> None:
         TaskFiles(tmp_path).find("one")
     assert found(tmp_path, "two") == ["two"]
     with pytest.raises(UserError, match=r"deep.yaml: nested too deeply"):
-        TaskFiles(write(tmp_path / "deep", {"deep.yaml": "task: " + "[" * 5000 + "]" * 5000}))
+        TaskFiles(write(tmp_path / "deep", {"deep.yaml": "task: " + "[" * 1000 + "]" * 1000}))
     with pytest.raises(UserError, match=r"all.yaml: the group all: task: names none"):
         TaskFiles(write(tmp_path / "group", {"all.yaml": {"group": "all", "task": []}})).find("all")
 

@@ -181,6 +181,7 @@ GENERATED = {
             GENERATED | {"metric_list": [{"metric": "exact_match", "regexes_to_ignore": 3}]},
             "scoring the model's answers",
         ),
+        ({"metric_list": [{"metric": "bypass"}]}, "starting failed"),
         ({"metric_list": [{"metric": "f1", "aggregation": "mean"}]}, "summing its metrics up failed"),
     ],
 )
