@@ -72,7 +72,7 @@ def export_model(
             }
             _write_json(partial / f"{SAFETENSORS}.index.json", index)
         tokenizer = _write_tokenizer(folder, partial, config, on_note)
-        _write_configs(folder, partial, family, config, tokenizer, planned)
+        _write_configs(folder, partial, family, config, tokenizer, planned, on_note)
         logits = check_logits(partial, family, folder, config) if check else NO_CHECK
         if "error" in logits:
             raise UserError(f"{folder}: nothing is written, since of the exported model {logits['reason']}")
@@ -121,8 +121,10 @@ def _write_configs(
     config: ModelConfig,
     tokenizer: Tokenizer | None,
     planned: dict[str, Planned],
+    on_note: Callable[[str], None],
 ) -> None:
-    """config.json and generation_config.json; of an imported model with all that its own said besides."""
+    """config.json and generation_config.json; of an imported model with all that its own said besides, but for the
+    ids of tokens that its tokenizer has not where they say."""
     types = {plan.dtype for plan in planned.values()}
     dtype = str(types.pop() if len(types) == 1 else torch.float32).removeprefix("torch.")
     end = None if tokenizer is None else tokenizer.end_of_document_id
@@ -134,12 +136,35 @@ def _write_configs(
         described[activation] = theirs[activation]  # of the names of one function, the one it came with
     for name in ("auto_map", "_name_or_path", "_commit_hash"):
         described.pop(name, None)
+    if tokenizer is not None:
+        _correct_ends(described, tokenizer, partial, "config.json", on_note)
     _write_json(partial / "config.json", described)
     if (folder / CARRIED[0]).is_file():
-        _write_json(partial / CARRIED[0], read_json(folder / CARRIED[0]))
+        carried = read_json(folder / CARRIED[0])
+        if tokenizer is not None:
+            _correct_ends(carried, tokenizer, partial, CARRIED[0], on_note)
+        _write_json(partial / CARRIED[0], carried)
     else:
         named = {name: described.get(name) for name in ends}
         _write_json(partial / CARRIED[0], {"_from_model_config": True, **named})
+
+
+def _correct_ends(
+    content: dict[str, Any], tokenizer: Tokenizer, partial: Path, name: str, on_note: Callable[[str], None]
+) -> None:
+    """Write the ids of the exported tokenizer where a carried file says others: eos, and bos. What begins a text is
+    what the tokenizer's own files name; where they name nothing, it is only known to be wrong if eos is."""
+    end, said = tokenizer.end_of_document_id, content.get("eos_token_id")
+    wrong = end not in (said if isinstance(said, list) else [said])
+    begin = read_json(partial / CARRIED[1]).get("bos_token")
+    begin = begin.get("content") if isinstance(begin, dict) else begin
+    begin_id = tokenizer.backend.token_to_id(begin) if isinstance(begin, str) else None
+    known = end if wrong and begin_id is None else begin_id
+    ids = ({"eos_token_id": end} if wrong else {}) | ({} if known is None else {"bos_token_id": known})
+    for field, id_ in ids.items():
+        if content.get(field) not in (None, id_):
+            on_note(f"{name}: {field}={content[field]} is not the tokenizer's, which is {id_}: that is written")
+        content[field] = id_
 
 
 def _write_tokenizer(

@@ -42,6 +42,9 @@ HUB = re.compile(r"(?:hf:/{1,2})?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
 """What shows progress: of a label, a total and its unit, while the block runs; called with each amount."""
 
+_DEFAULT_END = {"gpt_neox": 2}
+"""Of transformers' config classes, where no released model has it: left as it is, it says nothing."""
+
 NO_CHECK = {"result": NOT_CHECKED, "reason": "--no-check"}
 
 
@@ -114,6 +117,8 @@ def import_model(
     if loaded is None:
         on_note(f"{source}: holds no tokenizer, and text needs one; --tokenizer PATH gives it")
     else:
+        if tokenizer is not None:
+            _check_given(loaded, their_config, source, on_note)
         config = _with_tokenizer(config, loaded, their_config, source, on_note)
     tensors = TensorFiles(weight_files(source))
     check_index(source, tensors)
@@ -154,14 +159,56 @@ def model_yaml(config: ModelConfig) -> str:
 
 def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer | None]:
     """The text of a tokenizer.json, as it stands where there is one, and what it is."""
-    if given is None:
-        names = ["tokenizer.json", *(vocabulary for vocabulary, _ in tokenizer_files.PAIRS)]
-        if not any((source / name).is_file() for name in names):
-            return None, None
+    if given is None and not _has_tokenizer(source):
+        return None, None
     file = tokenizer_files.find(source if given is None else given)
     loaded = Tokenizer.load(file, backend="tokenizers")
     is_whole = file.suffix == ".json" and "model" in read_json(file)
     return (file.read_text(encoding="utf-8") if is_whole and given is None else tokenizer_files.read(file)), loaded
+
+
+def _has_tokenizer(source: Path) -> bool:
+    names = ["tokenizer.json", *(vocabulary for vocabulary, _ in tokenizer_files.PAIRS)]
+    return any((source / name).is_file() for name in names)
+
+
+def _check_given(given: Tokenizer, their_config: dict[str, Any], source: Path, on_note: Callable[[str], None]) -> None:
+    """That a tokenizer of --tokenizer can be the model's own. Raises UserError: it is another model's.
+
+    Ids that it shares with the one beside the weights must stand for the same tokens. Where none lies there, the id
+    that the configs say ends a text must not be ordinary text. (That it differs from the tokenizer's says little:
+    transformers' defaults are often left as they are.)
+    """
+    remedy = "it is another model's; import with the model's own, and change that: modelzoo vocab"
+    if _has_tokenizer(source):
+        try:
+            own = Tokenizer.load(source, backend="tokenizers")
+        except UserError as error:
+            on_note(f"{given.path}: is not compared with the model's own, since that is not usable: {error}")
+            return
+        tokens, others = (
+            {id_: token for token, id_ in tokenizer.backend.get_vocab().items()} for tokenizer in (own, given)
+        )
+        differing = sorted(id_ for id_ in tokens.keys() & others.keys() if tokens[id_] != others[id_])
+        if differing:
+            first = differing[0]
+            raise UserError(
+                f"{given.path}: of {len(differing):,} ids, the first of them {first}, the token ({others[first]!r}) is "
+                f"not that of the tokenizer beside the weights ({tokens[first]!r}): {remedy}"
+            )
+        return
+    about = source / CARRIED[0]
+    said = [their_config.get("eos_token_id"), read_json(about).get("eos_token_id") if about.is_file() else None]
+    ends = [end for value in said for end in (value if isinstance(value, list) else [value]) if type(end) is int]
+    added = given.backend.get_added_tokens_decoder()
+    wrong = [end for end in ends if end < given.vocab_size and not (end in added and added[end].special)]
+    if given.end_of_document_id in ends or not wrong or wrong[0] == _DEFAULT_END.get(their_config["model_type"]):
+        return
+    raise UserError(
+        f"{source / 'config.json'}: eos_token_id={wrong[0]} ends a text, and is {given.decode([wrong[0]])!r} to "
+        f"{given.path}, which ends one with {given.end_of_document_id}: {remedy}; if it is this model's, write its "
+        "eos_token_id into the config"
+    )
 
 
 def _with_tokenizer(

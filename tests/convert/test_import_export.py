@@ -13,7 +13,7 @@ from modelzoo.cli import export_hf, import_hf
 from modelzoo.convert import logit_check
 from modelzoo.launch import build_run, load_model, load_model_config, load_saved_config, load_tokenizer
 from modelzoo.trainer.checkpoint import all_damage, read_tensors
-from tests.convert.hf_models import FAMILIES, IDS, change_config, save, weights
+from tests.convert.hf_models import FAMILIES, IDS, change_config, save, small_model, weights
 from tests.runs import small_config
 from tests.samples import TRICKY
 
@@ -301,3 +301,43 @@ def test_fields_of_older_transformers(tmp_path):
     ids = torch.randint(0, IDS, (2, 40))
     with torch.no_grad():
         assert (load_model(tmp_path / "ours")(ids) - theirs(ids).logits).abs().max() < 1e-5
+
+
+def save_large_weights(folder: Path, family: str) -> None:
+    """A model whose softmaxes are so sharp that rounding in fp32 is seen in the logits."""
+    layers = "num_hidden_layers" if family == "gpt_neox" else "n_layer"
+    model = small_model(family, heads=4, head_dim=60, **{layers: 10})
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=10, generator=generator)
+    model.tie_weights()
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounding_of_large_weights_is_no_mistake_and_hides_none(family, tmp_path, monkeypatch):
+    from modelzoo.convert import hf
+    from modelzoo.convert.layout import COPY
+
+    save_large_weights(tmp_path / "hf", family)
+    report = import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")["logit_check"]
+    if family == "gpt2":
+        assert (report["result"], report["computed_in"]) == ("equal", "float64")
+    else:  # their tables of angles, and GPT-J's scores, are in fp32 all the same
+        assert report["result"] == "equal" or "rounding in fp32 alone" in report["reason"]
+    parts = hf.FAMILIES[family].parts
+    name = next(name for name in parts if name.endswith("qkv"))
+    wrong = parts[name]._replace(theirs=parts[name].theirs[::-1]) if family == "gptj" else parts[name]
+    monkeypatch.setitem(parts, name, wrong if family == "gptj" else wrong._replace(layout=COPY))
+    if family == "gpt2":  # of a square weight, which no shape betrays
+        monkeypatch.undo()
+        monkeypatch.setitem(parts, out := "blocks.{}.attention.out", parts[out]._replace(layout=COPY))
+    with pytest.raises(UserError, match="logits differ"):
+        import_hf.run(str(tmp_path / "hf"), tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vocabulary_of_one(family, tmp_path):
+    save(tmp_path / "hf", family, rows=1, tokenizer=False)
+    assert import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")["logit_check"]["result"] == "equal"
