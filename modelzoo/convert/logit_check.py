@@ -119,7 +119,7 @@ def _spread(logits: Tensor) -> float:
 
 @torch.no_grad()
 def their_logits(folder: Path, family: Family, input_ids: Tensor, computed_in: torch.dtype = torch.float32) -> Tensor:
-    """(B, T, V), computed in fp32 or fp64, of a folder of Hugging Face's. No code of it runs, nothing is fetched."""
+    """(B, T, V), in fp32 or fp64, of a folder of Hugging Face's. No code of it runs, and nothing is fetched."""
     import transformers
 
     dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
