@@ -112,7 +112,7 @@ def test_each_option_reaches_the_choice(generate):
             ["--temperature", 2],
             ["--top-k", 4],
             ["--top-p", 0.3],
-            ["--min-p", 0.7],
+            ["--min-p", 0.2],
             ["--repetition-penalty", 3],
         )
     ]

@@ -318,7 +318,7 @@ def save_large_weights(folder: Path, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rounding_of_large_weights_is_no_mistake_and_hides_none(family, tmp_path, monkeypatch):
     from modelzoo.convert import hf
-    from modelzoo.convert.layout import COPY
+    from modelzoo.convert.layout import COPY, Layout
 
     save_large_weights(tmp_path / "hf", family)
     report = import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")["logit_check"]
@@ -329,7 +329,8 @@ def test_rounding_of_large_weights_is_no_mistake_and_hides_none(family, tmp_path
     parts = hf.FAMILIES[family].parts
     name = next(name for name in parts if name.endswith("qkv"))
     wrong = parts[name]._replace(theirs=parts[name].theirs[::-1]) if family == "gptj" else parts[name]
-    monkeypatch.setitem(parts, name, wrong if family == "gptj" else wrong._replace(layout=COPY))
+    upside_down = Layout(lambda theirs, _: theirs[0].flip(0), lambda ours, _: (ours.flip(0),))
+    monkeypatch.setitem(parts, name, wrong if family == "gptj" else wrong._replace(layout=upside_down))
     if family == "gpt2":  # of a square weight, which no shape betrays
         monkeypatch.undo()
         monkeypatch.setitem(parts, out := "blocks.{}.attention.out", parts[out]._replace(layout=COPY))
