@@ -34,7 +34,7 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
     if not ranks.is_rank() and (num_ranks := _num_ranks(config)) > 1:
         if code := ranks.run_ranks(["train", name, *overrides], num_ranks):
             raise typer.Exit(code)
-        return {}
+        return _last_numbers(config)
 
     from modelzoo.files import exclusive
     from modelzoo.launch import build_run
@@ -50,6 +50,17 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
             return _train(config, trainer, [name, *overrides], say)
     finally:
         trainer.parallel.close()
+
+
+def _last_numbers(config: "RunConfig") -> dict[str, Any]:
+    """The newest value of each number that a run has recorded."""
+    from modelzoo.launch import run_dir_of
+    from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
+
+    numbers: dict[str, Any] = {}
+    for record in read_metrics(run_dir_of(config) / FILE_NAME):
+        numbers.update(record)
+    return numbers
 
 
 def _num_ranks(config: "RunConfig") -> int:
@@ -70,7 +81,6 @@ def _train(
     from modelzoo.files import write_text
     from modelzoo.launch import resume
     from modelzoo.run_config import dump_yaml
-    from modelzoo.trainer.callbacks.metrics import FILE_NAME, read_metrics
     from modelzoo.trainer.trainer import NonFiniteError
 
     checkpoint, notes = resume(trainer, config)
@@ -104,9 +114,7 @@ def _train(
             return None
     else:
         say(f"already complete: {checkpoint}")
-    numbers: dict[str, Any] = {}
-    for record in read_metrics(trainer.run_dir / FILE_NAME):
-        numbers.update(record)
+    numbers = _last_numbers(config)
     if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
         numbers["tokens_per_second"] = trainer.tokens_per_second
     say(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modelzoo.base_config import UserError
+from modelzoo.cli.train import run
 from modelzoo.config_errors import ConfigError
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, read_tensors
@@ -41,13 +42,13 @@ def split(replicate, shard, tensor):
 
 
 def series(folder, key="loss"):
-    (run,) = folder.iterdir()
-    return [record[key] for record in read_metrics(run / "metrics.jsonl") if key in record]
+    (run_dir,) = folder.iterdir()
+    return [record[key] for record in read_metrics(run_dir / "metrics.jsonl") if key in record]
 
 
 def tensors(folder, name="model"):
-    (run,) = folder.iterdir()
-    return read_tensors(checkpoints_of(run)[-1], name)
+    (run_dir,) = folder.iterdir()
+    return read_tensors(checkpoints_of(run_dir)[-1], name)
 
 
 def assert_same_run(one, other):
@@ -122,6 +123,14 @@ def test_torchrun_launches_it_too(dataset, tmp_path, alone):
     )
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path, alone)
+
+
+def test_the_numbers_of_ranks_are_those_of_the_run(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    overrides = [*small_overrides(dataset, tmp_path), *MASKED, *split(2, 1, 1), "trainer.max_steps=5"]
+    numbers = run("gptj_tiny", overrides)
+    assert numbers["step"] == 5
+    assert {"loss", "validation_loss", "tokens_per_second"} <= numbers.keys()
 
 
 def test_what_one_rank_finds_wrong_ends_all(dataset, tmp_path):
