@@ -93,6 +93,7 @@ def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name):
     assert_same_run(tmp_path / "parts", tmp_path / "alone")
 
 
+@pytest.mark.long
 def test_the_number_of_ranks_may_change_in_mid_run(dataset, tmp_path, alone):
     for last_step, sizes in ((3, (1, 1, 1)), (5, (1, 2, 1)), (STEPS, (1, 1, 2))):
         stop = [] if last_step == STEPS else [f"trainer.max_steps={STEPS}", "callbacks.checkpoint.every_steps=1"]
@@ -130,6 +131,9 @@ def test_the_numbers_of_ranks_are_those_of_the_run(dataset, tmp_path, monkeypatc
     overrides = [*small_overrides(dataset, tmp_path), *MASKED, *split(2, 1, 1), "trainer.max_steps=5"]
     numbers = run("gptj_tiny", overrides)
     assert numbers["step"] == 5
+    alone = run("gptj_tiny", [*small_overrides(dataset, tmp_path / "alone"), *MASKED, "trainer.max_steps=5"])
+    for key in ("loss", "gradient_norm", "validation_loss"):
+        assert numbers[key] == pytest.approx(alone[key], rel=1e-5), key
     assert {"loss", "validation_loss", "tokens_per_second"} <= numbers.keys()
 
 
