@@ -20,7 +20,7 @@ from modelzoo.model.gpt import GPT
 def share_layers(model: GPT, mesh: DeviceMesh) -> None:
     """Turn the parameters of `model` into this rank's parts (DTensors) over a mesh of one dimension.
 
-    Sizes must be divisible: `ModelConfig.problems_with_ranks` says by what.
+    Heads, the MLP's width and the vocabulary's rows must divide by the ranks, which RunConfig checks.
     """
     group = mesh.get_group()
     for block in model.blocks:
