@@ -26,6 +26,7 @@ from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
 from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint, read_tensors
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
+from modelzoo.trainer.run_state import restore
 from modelzoo.trainer.trainer import Trainer
 
 C = TypeVar("C", bound=Config)
@@ -85,7 +86,7 @@ def build_run(config: RunConfig) -> Trainer:
     groups = parameter_groups(
         model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
     )
-    callbacks = [callback.build() for callback in config.callbacks.values() if callback is not None]
+    callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
     return Trainer(
         config=config.trainer,
         model=model,
@@ -95,7 +96,7 @@ def build_run(config: RunConfig) -> Trainer:
         validation=validation,
         accelerator=accelerator,
         parallel=parallel,
-        callbacks=[callback for callback in callbacks if callback.every_rank or parallel.is_main],
+        callbacks={name: own for name, own in callbacks.items() if own.every_rank or parallel.is_main},
         run_dir=run_dir_of(config),
         tokens_per_step=config.tokens_per_step,
         documents={
@@ -156,7 +157,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
             f"start another run with name=…, or put these back to resume from {folder.name}"
         )
     notes += [f"resuming with {key}: {old} → {new}" for key, old, new in changes]
-    trainer.load_checkpoint(folder)
+    restore(trainer, folder)
     return folder, notes
 
 

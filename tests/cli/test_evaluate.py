@@ -22,7 +22,7 @@ from modelzoo.model.gpt import GPT
 from modelzoo.run_config import dump_yaml
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import write_checkpoint
-from modelzoo.trainer.trainer import evaluate_loss
+from modelzoo.trainer.evaluation import evaluate_loss
 from tests.data.datasets import build
 from tests.data.test_modelzoo_files import examples, write, write_parameters
 from tests.evaluate.references import scorer

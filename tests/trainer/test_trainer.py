@@ -14,6 +14,7 @@ from modelzoo.launch import build_run, load_model, resume
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
+from modelzoo.trainer.run_state import optimizer_tensors, restore
 from modelzoo.trainer.trainer import NonFiniteError
 from tests.runs import small_config
 
@@ -42,6 +43,11 @@ class StopAt(Callback):
     def on_step_end(self, trainer):
         if trainer.step == self.step:
             signal.raise_signal(self.number)
+
+
+def add_first(trainer, callback):
+    """So that what it does comes before the other callbacks of that step."""
+    trainer.callbacks = {"first": callback, **trainer.callbacks}
 
 
 def test_training_learns(dataset, tmp_path):
@@ -103,8 +109,7 @@ def test_resume_is_bit_identical_with_dropout_and_accumulation(dataset, tmp_path
     config = small_config(dataset, tmp_path / "parts", *extra)
     for stop in (5, 7):  # neither is a step that logs or saves by itself
         trainer = launch(config)
-        trainer.callbacks.append(StopAt(stop))
-        trainer.callbacks.reverse()  # the signal comes before the other callbacks of that step
+        add_first(trainer, StopAt(stop))
         assert not trainer.train()
         assert trainer.step == stop
     last = launch(config)
@@ -113,8 +118,8 @@ def test_resume_is_bit_identical_with_dropout_and_accumulation(dataset, tmp_path
 
     assert losses(last) == losses(whole)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(last).items())
-    for name, value in whole._optimizer_tensors():
-        assert torch.equal(dict(last._optimizer_tensors())[name], value), name
+    for name, value in optimizer_tensors(whole.optimizer):
+        assert torch.equal(dict(optimizer_tensors(last.optimizer))[name], value), name
 
 
 def test_resume_would_show_a_lost_random_state(dataset, tmp_path):
@@ -124,7 +129,7 @@ def test_resume_would_show_a_lost_random_state(dataset, tmp_path):
     whole.train()
     again = build_run(small_config(dataset, tmp_path / "again", "model.dropout=0.2", "trainer.max_steps=8"))
     again.accelerator.set_random_state = lambda state: torch.manual_seed(99)
-    again.load_checkpoint(tmp_path / "gptj_tiny" / "checkpoints" / "step_00000004")
+    restore(again, tmp_path / "gptj_tiny" / "checkpoints" / "step_00000004")
     again.run_dir.mkdir(parents=True)
     again.train()
     assert not torch.equal(weights(again)["lm_head.weight"], weights(whole)["lm_head.weight"])
@@ -133,7 +138,7 @@ def test_resume_would_show_a_lost_random_state(dataset, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(dataset, tmp_path, number):
     trainer = launch(small_config(dataset, tmp_path))
-    trainer.callbacks.append(StopAt(3, number))
+    trainer.callbacks["stop"] = StopAt(3, number)
     assert not trainer.train()
     assert latest_checkpoint(trainer.run_dir)[0].name == "step_00000003"
     assert signal.getsignal(number) is not None
@@ -230,7 +235,7 @@ def test_changed_data_is_not_resumed(dataset, tmp_path):
     other = write_dataset(tmp_path / "other", seed=1)
     trainer = build_run(small_config(other, tmp_path))
     with pytest.raises(UserError, match="manifest_sha256"):
-        trainer.load_checkpoint(latest_checkpoint(trainer.run_dir)[0])
+        restore(trainer, latest_checkpoint(trainer.run_dir)[0])
 
 
 def test_continue_from_takes_the_weights_alone(dataset, tmp_path):
@@ -318,7 +323,7 @@ def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
 def test_an_evaluation_that_a_signal_cut_short_is_taken_when_the_run_goes_on(dataset, tmp_path):
     for stop in (5, 12):  # both evaluate; 12 is the last
         trainer = launch(small_config(dataset, tmp_path))
-        trainer.callbacks.insert(0, StopAt(stop))
+        add_first(trainer, StopAt(stop))
         assert not trainer.train()
         assert trainer.evaluation_due
     last = launch(small_config(dataset, tmp_path))

@@ -1,10 +1,13 @@
 """What a callback is: a config with a `kind`, and an object with the hooks the trainer calls."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelzoo.base_config import Config
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modelzoo.trainer.trainer import Trainer
 
 
@@ -28,6 +31,17 @@ class Callback:
 
     def close(self) -> None:
         """Always and last, also after an error."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs of this callback, as JSON; it is saved in each checkpoint."""
+        return {}
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """The same of tensors, spread over the ranks as the model's are; needs `every_rank`."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> None:
+        """Bring back both, from a checkpoint that has them."""
 
 
 class CallbackConfig(Config):

@@ -54,8 +54,9 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: "Trainer") -> None:
         from modelzoo.trainer.checkpoint import checkpoints_of, remove_checkpoint
+        from modelzoo.trainer.run_state import save
 
-        folder = trainer.save_checkpoint()
+        folder = save(trainer)
         self.saved = (trainer.step, trainer.evaluation_due)
         if self.config.keep_last is not None and trainer.parallel.is_main:
             older = [other for other in checkpoints_of(trainer.run_dir) if other < folder]

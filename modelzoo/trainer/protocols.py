@@ -1,0 +1,44 @@
+"""What the trainer asks of the model and of the data, which arrive as objects."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Batch = Mapping[str, "np.ndarray[Any, Any]"]
+"""`input_ids`, `labels` (B, T) integers and `loss_mask` (B, T) booleans; where documents are isolated also
+`position_ids` and `segment_ids` (B, T) integers."""
+
+
+class LanguageModel(Protocol):
+    """The loss as (sum of nats over the unmasked positions, their number), so that parts add up exactly."""
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        loss_mask: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class TrainingData(Protocol):
+    """Batches as a pure function of the step: any step is reached at once, also after a restart."""
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def batch(self, step: int) -> Batch: ...
+
+    def state(self, step: int) -> dict[str, Any]: ...
+
+
+class ValidationData(Protocol):
+    """A fixed set of sequences, in order, and the bytes of text a token stands for, where that is known."""
+
+    @property
+    def bytes_per_token(self) -> float | None: ...
+
+    def evaluation_batches(self, batch_size: int, max_batches: int | None = None) -> Iterator[Batch]: ...

@@ -1,0 +1,88 @@
+"""All that a run needs to go on bit for bit: taken from a trainer into a checkpoint, and brought back."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.base_config import UserError
+from modelzoo.trainer.checkpoint import read_state, read_tensors, step_folder, write_checkpoint
+from modelzoo.trainer.parallel import part_of
+from modelzoo.trainer.trainer import Trainer
+
+
+def save(trainer: Trainer) -> Path:
+    """Save a trainer's state as the checkpoint of its step, whose folder is returned. Every rank calls this."""
+    parallel = trainer.parallel
+    state = {
+        "step": trainer.step,
+        "tokens": trainer.step * trainer.tokens_per_step,
+        "loader": trainer.data.state(trainer.step),
+        "scaler": trainer.scaler.state_dict(),
+        "since_record": trainer.since_record,
+        "evaluation_due": trainer.evaluation_due,
+        "callbacks": {name: own for name, callback in trainer.callbacks.items() if (own := callback.state())},
+        "torch_version": torch.__version__,
+    }
+    folder = step_folder(trainer.run_dir, trainer.step)
+    tensors = {
+        "model": parallel.whole(iter(trainer.model.state_dict().items())),
+        "optimizer": parallel.whole(optimizer_tensors(trainer.optimizer)),
+        "random": parallel.of_each_rank(trainer.accelerator.random_state()),
+    }
+    for name, callback in trainer.callbacks.items():
+        if own := callback.tensors():
+            tensors[f"callback_{name}"] = parallel.whole(iter(own.items()))
+    texts = {"state.json": json.dumps(state, indent=1) + "\n", **trainer.documents}
+    if parallel.is_main:
+        write_checkpoint(folder, tensors, texts)
+    parallel.barrier()
+    return folder
+
+
+def restore(trainer: Trainer, folder: Path) -> None:
+    """Continue from a checkpoint of this run. UserError where it holds other data or another model."""
+    state = read_state(folder)
+    expected = trainer.data.state(state["step"])
+    if state["loader"] != expected:
+        changed = [f"{k}: {state['loader'].get(k)} → {v}" for k, v in expected.items() if state["loader"].get(k) != v]
+        raise UserError(
+            f"{folder}: the training data or its order has changed since this checkpoint ({'; '.join(changed)}); "
+            "restore it, or start a run of another name"
+        )
+    trainer.parallel.load(trainer.model, read_tensors(folder, "model"), folder)
+    load_optimizer_tensors(trainer.optimizer, read_tensors(folder, "optimizer"))
+    if (random_state := trainer.parallel.of_this_rank(read_tensors(folder, "random"))) is not None:
+        trainer.accelerator.set_random_state(random_state)
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.since_record = state["since_record"]
+    trainer.evaluation_due = state["evaluation_due"]
+    trainer.step = int(state["step"])
+    for name, callback in trainer.callbacks.items():
+        own = folder / f"callback_{name}.safetensors"
+        tensors = read_tensors(folder, f"callback_{name}") if own.is_file() else {}
+        if name in state["callbacks"] or tensors:
+            callback.load_state(state["callbacks"].get(name, {}), tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Optimizer state by parameter name: `<state>/<parameter>`, e.g. `exp_avg/lm_head.weight`."""
+    for name, parameter in _named_optimized(optimizer):
+        for key, value in optimizer.state[parameter].items():
+            yield f"{key}/{name}", value
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Bring back what `optimizer_tensors` gave; each rank keeps its part."""
+    parameters = dict(_named_optimized(optimizer))
+    for label, value in tensors.items():
+        key, name = label.split("/", 1)
+        whole = key == "step"
+        optimizer.state[parameters[name]][key] = value if whole else part_of(value, parameters[name])
+
+
+def _named_optimized(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)
