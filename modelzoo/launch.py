@@ -1,16 +1,18 @@
 """The one place where the parts meet: a RunConfig becomes a Trainer, a checkpoint becomes a model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
 from pydantic import ValidationError
+from torch import Tensor
 
 from modelzoo.base_config import Config, UserError
 from modelzoo.config_errors import Provenance, describe_all
+from modelzoo.convert.adapters import BASE, base_of, base_text, holds_adapters, read_weights
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
@@ -18,12 +20,13 @@ from modelzoo.data.sources import open_dataset, open_training
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
+from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
 from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint, read_tensors
+from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.run_state import restore
@@ -79,9 +82,15 @@ def build_run(config: RunConfig) -> Trainer:
         )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
-    resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
-    if config.continue_from is not None and not resumed:
-        _start_from(model, Path(config.continue_from), data.datasets, parallel)
+    documents = {"config.yaml": dump_yaml(config), "tokenizer.json": tokenizer}
+    resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed, but by adapters
+    if config.lora is not None:
+        base = _base_of_adapters(config)
+        _start_from(model, base, data.datasets, parallel, initial_adapters(model, config.seed))
+        store_adapters_only(model)
+        documents[BASE] = base_text(base)
+    elif config.continue_from is not None and not resumed:
+        _start_from(model, Path(config.continue_from), data.datasets, parallel, {})
     optimizer_config = config.optimizer
     groups = parameter_groups(
         model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
@@ -99,31 +108,33 @@ def build_run(config: RunConfig) -> Trainer:
         callbacks={name: own for name, own in callbacks.items() if own.every_rank or parallel.is_main},
         run_dir=run_dir_of(config),
         tokens_per_step=config.tokens_per_step,
-        documents={
-            "config.yaml": dump_yaml(config),
-            "tokenizer.json": tokenizer,
-        },
+        documents=documents,
     )
 
 
 def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:
     """The model at its first weights, or this rank's part of it."""
-    if parallel.mesh is None:
+    drawn_here = parallel.mesh is None and config.lora is None
+    if drawn_here:
         model = GPT(config.model, seed=config.seed).to(accelerator.device)
     else:
         with torch.device("meta"):
             model = GPT(config.model)
+        if config.lora is not None:
+            half = config.lora.base_dtype == accelerator.precision == "bf16"  # else the device lacks it
+            add_lora(model, config.lora, torch.bfloat16 if half else torch.float32)
         if parallel.tensor_mesh is not None:
             share_layers(model, parallel.tensor_mesh)
     recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
     if accelerator.compile:
         for block in model.blocks:
             block.compile()
-    if parallel.mesh is not None:
+    if not drawn_here:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         parallel.shard_data(model, model.blocks)
         model.to_empty(device=accelerator.device)
-        parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
+        if config.lora is None:  # else all of it comes from the base
+            parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
     return model
 
 
@@ -149,7 +160,8 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
             )
         return None, notes
     changes = diff(load_saved_config(folder), config)
-    forbidden = [change for change in changes if not _may_change(change[0])]
+    moved = "continue_from" if config.lora is not None else None  # the base of adapters is known by its fingerprint
+    forbidden = [change for change in changes if change[0] != moved and not _may_change(change[0])]
     if forbidden:
         lines = "\n".join(f"    {key}: {old} → {new}" for key, old, new in forbidden)
         raise UserError(
@@ -191,7 +203,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch
     folder = find_checkpoint(Path(path))
     with torch.device("meta"):
         model = GPT(load_model_config(folder))
-    weights = {name: tensor.to(device, dtype) for name, tensor in read_tensors(folder, "model").items()}
+    weights = {name: tensor.to(device, dtype) for name, tensor in read_weights(folder).items()}
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval()
 
@@ -236,7 +248,17 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
     return Tokenizer.load(config.data.tokenizer).backend.to_str()
 
 
-def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel) -> None:
+def _base_of_adapters(config: RunConfig) -> Path:
+    """The checkpoint that a LoRA run adapts; on resume the very one that it began with, though it may have moved."""
+    assert config.continue_from is not None  # RunConfig refuses lora without it
+    given, (saved, _) = Path(config.continue_from), latest_checkpoint(run_dir_of(config))
+    return base_of(saved, given) if saved is not None and holds_adapters(saved) else find_checkpoint(given)
+
+
+def _start_from(
+    model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel, adapters: Mapping[str, Tensor]
+) -> None:
+    """Load a checkpoint's weights, and what a LoRA run has beside them."""
     folder = find_checkpoint(path)
     theirs = load_tokenizer(folder)
     for data in datasets:
@@ -244,7 +266,7 @@ def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel
     if differences := _other_model(load_model_config(folder), model.config):
         lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
         raise UserError(f"continue_from={path}: its weights do not fit this model: {lines}; use the values there")
-    parallel.load(model, read_tensors(folder, "model"), f"continue_from={path}")
+    parallel.load(model, {**read_weights(folder), **adapters}, f"continue_from={path}")
 
 
 def _other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:

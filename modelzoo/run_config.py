@@ -10,6 +10,7 @@ from modelzoo.base_config import Config, Problem
 from modelzoo.config_files import Composed, load_with_provenance
 from modelzoo.data.config import DataConfig
 from modelzoo.model.config import ModelConfig
+from modelzoo.model.lora_config import LoraConfig
 from modelzoo.optimizer import AnyOptimizer
 from modelzoo.schedule import AnySchedule
 from modelzoo.schedule.base import in_steps
@@ -31,6 +32,8 @@ class RunConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the initial weights, the order of the data and dropout."""
     model: ModelConfig
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside the frozen weights of `continue_from`; null trains all weights."""
     data: DataConfig
     optimizer: AnyOptimizer
     schedule: AnySchedule
@@ -135,6 +138,29 @@ def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataCon
             )
 
 
+def _lora_fits_run(
+    lora: LoraConfig | None, model: ModelConfig, accelerator: AcceleratorConfig, continue_from: str | None
+) -> Iterator[Problem]:
+    if lora is None:
+        return
+    for problem in lora.problems_with(model):
+        yield Problem(("lora", *problem.path), problem.message)
+    if continue_from is None:
+        yield Problem(
+            ("continue_from",), "is null, and lora needs a base to adapt; name a checkpoint, or set lora to null"
+        )
+    if accelerator.tensor > 1:
+        yield Problem(
+            ("accelerator", "tensor"), "cannot go with lora; use accelerator.shard, which spreads the frozen base too"
+        )
+    if lora.base_dtype == "bf16" and accelerator.precision != "bf16":
+        yield Problem(
+            ("lora", "base_dtype"),
+            f"is bf16, and the products are in {accelerator.precision}; use accelerator.precision=bf16, or "
+            "base_dtype=fp32",
+        )
+
+
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
@@ -142,6 +168,7 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("callbacks", "data"), _evaluation_has_data),
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
+    (("lora", "model", "accelerator", "continue_from"), _lora_fits_run),
 ]
 """Checks over several sections, each run as soon as the sections it names are valid."""
 

@@ -13,6 +13,7 @@ from modelzoo.model.attention import within_segments
 from modelzoo.model.block import Block
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.init import initialize
+from modelzoo.model.lora_layer import effective_weight
 from modelzoo.model.loss import linear_cross_entropy
 from modelzoo.model.scaling import scaling_of
 
@@ -103,7 +104,8 @@ class GPT(nn.Module):
 
     def lr_multipliers(self) -> dict[str, float]:
         """What each parameter's learning rate is multiplied by, by its name."""
-        by_module = {f"{name}.weight": lr for name, lr in self.scaling.lr.items()}
+        # Of an adapter, A reads what the matrix reads; B reads a rank, which does not grow with the model
+        by_module = {f"{name}.{kind}": lr for name, lr in self.scaling.lr.items() for kind in ("weight", "lora_a")}
         names = (name for name, _ in self.named_parameters())
         return {name: by_module.get(".".join(name.split(".")[-2:]), 1.0) for name in names}
 
@@ -115,7 +117,7 @@ class GPT(nn.Module):
         if self.lm_head is None:
             return hidden * self.scaling.logits, _own_part(self.embedding.weight), None
         bias = None if self.lm_head.bias is None else _own_part(self.lm_head.bias)
-        return hidden * self.scaling.logits, _own_part(self.lm_head.weight), bias
+        return hidden * self.scaling.logits, _own_part(effective_weight(self.lm_head)), bias
 
 
 def _own_part(parameter: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from modelzoo.model.block import Block
 from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
+from modelzoo.model.lora_layer import effective_weight
 from modelzoo.model.weights import Form, Linear, linear_of
 
 
@@ -39,12 +40,13 @@ class Inference:
         """`weights` is the form of all matrices that products read, the head included (`weights.py`)."""
         config, linear = model.config, linear_of(weights)
         self.config, self.scaling = config, model.scaling
-        self._layers = [_layer_of(block, linear) for block in model.blocks]  # type: ignore[arg-type]
+        dtype = model.embedding.weight.dtype
+        self._layers = [_layer_of(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight
         head = model.embedding if model.lm_head is None else model.lm_head
-        self._head = linear(head.weight, getattr(head, "bias", None))
+        self._head = linear(_weight_of(head, self._embedding.dtype), getattr(head, "bias", None))
         self._heads, self._head_dim, self._rotate = config.num_heads, config.head_dim, config.position.rotate_
         self._gelu = partial(F.gelu, approximate="tanh" if config.activation == "gelu_tanh" else "none")
 
@@ -98,9 +100,9 @@ class Inference:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear]) -> _Layer:
+def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Layer:
     def of(module: nn.Linear) -> Linear:
-        return linear(module.weight, module.bias)
+        return linear(_weight_of(module, dtype), module.bias)
 
     attention, mlp = block.attention, block.mlp
     return _Layer(
@@ -111,6 +113,11 @@ def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear]) -
         fc_in=of(mlp.fc_in),
         fc_out=of(mlp.fc_out),
     )
+
+
+def _weight_of(module: nn.Linear | nn.Embedding, dtype: torch.dtype) -> Tensor:
+    """The model's own weight; of one in training, its adapter worked in, and in the precision of its embedding."""
+    return effective_weight(module).to(dtype).detach()
 
 
 def _norm_of(module: nn.LayerNorm) -> Linear:

@@ -100,13 +100,12 @@ class Parallel:
 
     def fill(self, model: nn.Module, value: Callable[[str], Tensor]) -> None:
         """Give each parameter its value, whole, by name; this rank keeps its part."""
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(part_of(value(name), parameter))
+        _fill(model.named_parameters(), value)
 
     def load(self, model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
         """`fill` from a checkpoint's weights. Raises UserError where they do not fit the model."""
-        parameters = dict(model.named_parameters())
+        stored = model.state_dict().keys()  # of a LoRA run the adapters alone
+        parameters = {name: parameter for name, parameter in model.named_parameters() if name in stored}
         problems = [f"{name} is missing" for name in parameters.keys() - weights.keys()]
         problems += [f"{name} belongs to another model" for name in weights.keys() - parameters.keys()]
         for name in parameters.keys() & weights.keys():
@@ -115,7 +114,7 @@ class Parallel:
                 problems.append(f"{name} has the shape {shapes}")
         if problems:
             raise UserError(f"{source}: its weights do not fit the model: {'; '.join(sorted(problems)[:10])}")
-        self.fill(model, weights.__getitem__)
+        _fill(parameters.items(), weights.__getitem__)
 
     def last_micro_batch(self, model: nn.Module, is_last: bool) -> None:
         """Say whether gradients are to be summed over the ranks in the next backward pass."""
@@ -188,6 +187,12 @@ class Parallel:
         names = {name.partition(".rank")[0] for name in tensors}
         own = {name: tensors[_of_rank(name, self.rank)] for name in names if _of_rank(name, self.rank) in tensors}
         return own or None
+
+
+@torch.no_grad()
+def _fill(parameters: Iterable[tuple[str, nn.Parameter]], value: Callable[[str], Tensor]) -> None:
+    for name, parameter in parameters:
+        parameter.copy_(part_of(value(name), parameter))
 
 
 def _of_rank(name: str, rank: int) -> str:

@@ -36,7 +36,8 @@ class Checkpoint(Callback):
         self.saved = (trainer.step, trainer.evaluation_due)
         if not trainer.parallel.is_main:
             return
-        needed = 3 * sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # weights, two moments
+        moments = 2 * sum(p.nbytes for p in trainer.model.parameters() if p.requires_grad)
+        needed = moments + sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
         free = shutil.disk_usage(trainer.run_dir).free
         if free < needed:  # now, not after hours of training
             raise UserError(
