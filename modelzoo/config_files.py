@@ -38,6 +38,8 @@ C = TypeVar("C", bound=Config)
 
 NOT_RUNS = ("preprocess", "tokenizer")
 """Groups whose files are whole configs too, of another verb than `train`."""
+RUNS = ("continuous_pretraining", "finetune")
+"""Groups whose files are runs."""
 
 
 OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_paths()["stdlib"], replace=True)
@@ -65,7 +67,7 @@ def shipped_names(group: str | None = None) -> list[str]:
     if group is not None:
         return sorted(f"{group}/{path.stem}" for path in (root / group).glob("*.yaml"))
     at_top = [path.stem for path in root.glob("*.yaml")]
-    nested = [f"continuous_pretraining/{p.stem}" for p in (root / "continuous_pretraining").glob("*.yaml")]
+    nested = [f"{of_runs}/{path.stem}" for of_runs in RUNS for path in (root / of_runs).glob("*.yaml")]
     return sorted(at_top) + sorted(nested)
 
 

@@ -24,6 +24,7 @@ from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
 from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
+from modelzoo.run_length import with_total_steps
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
 from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint
@@ -57,6 +58,7 @@ def run_dir_of(config: RunConfig) -> Path:
 
 def build_run(config: RunConfig) -> Trainer:
     """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
+    saved, config = dump_yaml(config), with_total_steps(config)
     accelerator = choose_accelerator(config.accelerator)
     parallel = Parallel(config.accelerator, accelerator.device)
     torch.manual_seed(config.seed + parallel.data_rank)  # of dropout: other rows, other masks
@@ -82,7 +84,7 @@ def build_run(config: RunConfig) -> Trainer:
         )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
-    documents = {"config.yaml": dump_yaml(config), "tokenizer.json": tokenizer}
+    documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed, but by adapters
     if config.lora is not None:
         base = _base_of_adapters(config)

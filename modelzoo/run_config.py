@@ -8,7 +8,7 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, Problem
 from modelzoo.config_files import Composed, load_with_provenance
-from modelzoo.data.config import DataConfig
+from modelzoo.data.config import DataConfig, MixtureConfig
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.lora_config import LoraConfig
 from modelzoo.optimizer import AnyOptimizer
@@ -49,7 +49,7 @@ class RunConfig(Config):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer updates in the run."""
+        """Optimizer updates in the run; not of one in epochs, which `run_length` makes one in steps."""
         return self.trainer.total_steps(self.tokens_per_step)
 
     @property
@@ -81,12 +81,21 @@ def _sequence_fits_model(model: ModelConfig, data: DataConfig) -> Iterator[Probl
         )
 
 
-def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: DataConfig) -> Iterator[Problem]:
-    if trainer.max_steps is None and trainer.max_tokens is None:  # which the section itself reports
+def length_problems(schedule: AnySchedule, trainer: TrainerConfig, data: DataConfig) -> Iterator[Problem]:
+    """Where the schedule does not fit the run's length; nothing as long as that is not known."""
+    if trainer.max_steps is None and trainer.max_tokens is None:
         return
     tokens_per_step = trainer.global_batch_size * data.seq_len
     for problem in schedule.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
         yield Problem(("schedule", *problem.path), problem.message)
+
+
+def _epochs_are_of_one_dataset(trainer: TrainerConfig, data: DataConfig) -> Iterator[Problem]:
+    if trainer.max_epochs is not None and isinstance(data.train, MixtureConfig):
+        yield Problem(
+            ("trainer", "max_epochs"),
+            "has no meaning for a mixture, whose sources end at different times; use max_tokens (max_epochs=null)",
+        )
 
 
 def _split_differs(data: DataConfig) -> Iterator[Problem]:
@@ -163,7 +172,8 @@ def _lora_fits_run(
 
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
-    (("schedule", "trainer", "data"), _schedule_fits_run),
+    (("schedule", "trainer", "data"), length_problems),
+    (("trainer", "data"), _epochs_are_of_one_dataset),
     (("data",), _split_differs),
     (("callbacks", "data"), _evaluation_has_data),
     (("model", "accelerator"), _ranks_divide_model),

@@ -70,7 +70,7 @@ MISTAKES = [
     ("schedule:\n  warmup_steps: 245\n", "mine.yaml:6: schedule.warmup_steps = 245", "never reaches its peak"),
     ("schedule:\n  warmup_tokens: 9\n", "mine.yaml:6: schedule.warmup_tokens = 9", "not both"),
     ("schedule:\n  final_lr_ratio: 2\n", "mine.yaml:6: schedule.final_lr_ratio = 2", "less than or equal to 1"),
-    ("trainer:\n  max_steps: 10\n", "mine.yaml:6: trainer.max_steps = 10", "exactly one of max_steps and max_tokens"),
+    ("trainer:\n  max_steps: 10\n", "mine.yaml:6: trainer.max_steps = 10",  "max_tokens and max_epochs"),
     ("trainer:\n  micro_batch_size: 5\n", "mine.yaml:6: trainer.micro_batch_size = 5", "the nearest is 4"),
     ("trainer:\n  global_batch_size: -16\n", "mine.yaml:6: trainer.global_batch_size = -16", "greater than 0"),
     ("callbacks:\n  evaluate: {every_step: 5}\n", "mine.yaml:6: callbacks.evaluate.every_step", "mean every_steps?"),

@@ -35,8 +35,16 @@ ALLOWED = {
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
+    "modelzoo.run_length": CONFIG_LAYER | {"modelzoo.run_config", "modelzoo.data"},
     "modelzoo.launch": CONFIG_LAYER
-    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
+    | {
+        "modelzoo.config_errors",
+        "modelzoo.run_config",
+        "modelzoo.run_length",
+        "modelzoo.tokenizer",
+        "modelzoo.data",
+        "modelzoo.model",
+    }
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
     "modelzoo.text_stream": set(),
     "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
@@ -50,7 +58,7 @@ WITHOUT_TORCH = [
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
-    "modelzoo.mup.widths", "modelzoo.text_stream",
+    "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.run_length", "modelzoo.model.lora_config",
 ]  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def data_notes(config: "RunConfig") -> list[str]:
 
     from modelzoo.data.schema import find_split, read_manifest
     from modelzoo.data.sources import check_tokenizer_is_known, is_modelzoos, open_dataset, split_of
+    from modelzoo.run_length import if_known
     from modelzoo.tokenizer import Tokenizer
 
     check_tokenizer_is_known(config.data)
@@ -66,4 +67,6 @@ def data_notes(config: "RunConfig") -> list[str]:
             )
         if config.data.tokenizer and Tokenizer.load(config.data.tokenizer).sha256 != manifest.tokenizer.sha256:
             raise UserError(f"{path} was not written with data.tokenizer={config.data.tokenizer}; preprocess it again")
+    if config.trainer.max_epochs is not None and (resolved := if_known(config)) is not None:
+        notes.append(f"{config.trainer.max_epochs:g} epochs are {resolved.total_steps:,} steps")
     return notes

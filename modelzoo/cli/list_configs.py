@@ -69,7 +69,7 @@ def compose_rows() -> list[dict[str, Any]]:
                 "config": name,
                 "family": composed.choices.get("model") or "",
                 "parameters": config.model.num_parameters(),
-                "tokens": config.total_steps * config.tokens_per_step,
+                "tokens": None if config.trainer.max_epochs else config.total_steps * config.tokens_per_step,
                 "description": config.description,
             }
         )

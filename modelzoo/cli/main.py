@@ -19,6 +19,7 @@ from modelzoo.cli import (
     import_hf,
     inspect,
     list_configs,
+    merge,
     mup,
     preprocess,
     serve,
@@ -51,6 +52,7 @@ app.command("serve")(serve.command)
 app.add_typer(mup.app, name="mup")
 app.command("import")(import_hf.command)
 app.command("export")(export_hf.command)
+app.command("merge")(merge.command)
 app.command("vocab")(vocab.command)
 app.command("demo")(demo.command)
 

@@ -32,37 +32,49 @@ def command(
 
 def run_facts(config: Any) -> dict[str, Any]:
     """Exact counts of a run, computed from the config alone (no torch)."""
-    model, steps, tokens_per_step = config.model, config.total_steps, config.tokens_per_step
+    from modelzoo.run_length import if_known
+
+    model, tokens_per_step, resolved = config.model, config.tokens_per_step, if_known(config)
+    steps = None if resolved is None else resolved.total_steps
+    trained = model.num_parameters() if config.lora is None else config.lora.num_parameters(model)
     parameters, flops = model.num_parameters(), model.flops_per_token(config.data.seq_len)
     state = config.optimizer.state_bytes_per_parameter
+    weights = 4 * parameters if config.lora is None else config.lora.weight_bytes(model)
     return {
         "parameters": parameters,
         "parameters_by_part": model.parameter_counts(),
         "parameters_without_embeddings": model.num_non_embedding(),
         "flops_per_token": flops,
-        "flops": flops * steps * tokens_per_step,
-        "bytes": {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": state * parameters},
+        "flops": steps and flops * steps * tokens_per_step,
+        "trained_parameters": trained,
+        "bytes": {"weights": weights, "gradients": 4 * trained, "optimizer": state * trained},
         "steps": steps,
-        "tokens": steps * tokens_per_step,
+        "tokens": steps and steps * tokens_per_step,
         "tokens_per_step": tokens_per_step,
         "warmup_steps": config.warmup_steps,
         "peak_lr": config.optimizer.lr,
-        "final_lr": config.optimizer.lr * config.lr_factor(steps - 1),
+        "final_lr": resolved and resolved.optimizer.lr * resolved.lr_factor(resolved.total_steps - 1),
     }
 
 
 def describe(facts: dict[str, Any]) -> str:
     """The facts as lines of YAML comment, so that the whole output stays a YAML file."""
     parts = ", ".join(f"{name} {number:,}" for name, number in facts["parameters_by_part"].items())
-    memory, per_step = facts["bytes"], facts["tokens_per_step"]
+    memory, per_step, known = facts["bytes"], facts["tokens_per_step"], facts["steps"] is not None
     lines = [
         f"parameters        {facts['parameters']:,} ({parts})",
-        f"FLOPs per token   {facts['flops_per_token']:.4g} forward and backward; {facts['flops']:.3g} in the run",
+        f"FLOPs per token   {facts['flops_per_token']:.4g} forward and backward"
+        + (f"; {facts['flops']:.3g} in the run" if known else ""),
         "memory            "
         + ", ".join(f"{name} {size / 2**30:,.2f} GiB" for name, size in memory.items())
         + f"; {sum(memory.values()) / 2**30:,.2f} GiB before activations",
-        f"run               {facts['steps']:,} steps of {per_step:,} tokens: {facts['tokens']:,} tokens",
+        f"run               {facts['steps']:,} steps of {per_step:,} tokens: {facts['tokens']:,} tokens"
+        if known
+        else f"run               steps of {per_step:,} tokens; how many, the data will tell that is not there yet",
         f"warm-up           {facts['warmup_steps']:,} steps, {facts['warmup_steps'] * per_step:,} tokens",
-        f"learning rate     peak {facts['peak_lr']:.4g}, at the last step {facts['final_lr']:.4g}",
+        f"learning rate     peak {facts['peak_lr']:.4g}"
+        + (f", at the last step {facts['final_lr']:.4g}" if known else ""),
     ]
+    if facts["trained_parameters"] != facts["parameters"]:
+        lines.insert(1, f"trained           {facts['trained_parameters']:,} of adapters; all others are frozen")
     return "\n".join(["", *(f"# {line}" for line in lines)])

@@ -72,6 +72,13 @@ def _num_ranks(config: "RunConfig") -> int:
     return wanted.num_ranks(1 if on_cpu else torch.accelerator.device_count())
 
 
+def _trained(trainer: "Trainer") -> str:
+    """How many parameters are trained, where it is not all of them."""
+    counts = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+    frozen = any(not p.requires_grad for p in trainer.model.parameters())
+    return f", {sum(counts):,} trained," if frozen else ""
+
+
 def _train(
     config: "RunConfig", trainer: "Trainer", arguments: list[str], say: Callable[[str], None]
 ) -> dict[str, Any] | None:
@@ -87,7 +94,8 @@ def _train(
     for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
-        f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.parallel.described}"
+        f"{config.name}: {config.model.num_parameters():,} parameters{_trained(trainer)} on "
+        f"{trainer.parallel.described}"
         f"{trainer.accelerator.device.type} ({trainer.accelerator.precision}), "
         f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"

@@ -45,9 +45,7 @@ def check_logits(hf_folder: Path, family: Family, folder: Path, config: ModelCon
     """
     if reason := cannot_check(config):
         return {"result": NOT_CHECKED, "reason": reason}
-    length = min(POSITIONS, config.max_seq_len)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(0, config.num_embeddings, (SEQUENCES, length), generator=generator)
+    input_ids = random_ids(config)
     try:
         theirs = their_logits(hf_folder, family, input_ids)
     except Exception as error:  # whatever keeps transformers from running it: its classes are many
@@ -58,6 +56,13 @@ def check_logits(hf_folder: Path, family: Family, folder: Path, config: ModelCon
     if found["result"] == "equal" or cannot_check(config, torch.float64):
         return found
     return _without_rounding(hf_folder, family, folder, config, input_ids, ours, found)
+
+
+def random_ids(config: ModelConfig) -> Tensor:
+    """(B, T), always the same."""
+    length = min(POSITIONS, config.max_seq_len)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, config.num_embeddings, (SEQUENCES, length), generator=generator)
 
 
 def _without_rounding(
@@ -118,8 +123,15 @@ def _spread(logits: Tensor) -> float:
 
 
 @torch.no_grad()
-def their_logits(folder: Path, family: Family, input_ids: Tensor, computed_in: torch.dtype = torch.float32) -> Tensor:
-    """(B, T, V), in fp32 or fp64, of a folder of Hugging Face's. No code of it runs, and nothing is fetched."""
+def their_logits(
+    folder: Path,
+    family: Family,
+    input_ids: Tensor,
+    computed_in: torch.dtype = torch.float32,
+    adapter: Path | None = None,
+) -> Tensor:
+    """(B, T, V), in fp32 or fp64, of a folder of Hugging Face's, with an `adapter` of peft's where one is given. No
+    code of it runs, and nothing is fetched."""
     import transformers
 
     dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -127,6 +139,10 @@ def their_logits(folder: Path, family: Family, input_ids: Tensor, computed_in: t
         model = getattr(transformers, family.architecture).from_pretrained(
             folder, local_files_only=True, **{dtype: computed_in}
         )
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
         logits: Tensor = model.eval()(input_ids, use_cache=False).logits
     return logits.to(computed_in)
 
@@ -152,11 +168,17 @@ def our_logits(
     folder: Path, config: ModelConfig, input_ids: Tensor, computed_in: torch.dtype = torch.float32
 ) -> Tensor:
     """(B, T, V), computed in fp32 or fp64, of a checkpoint's folder, whole or being written."""
+    return logits_of(read_tensors(folder, "model"), config, input_ids, computed_in)
+
+
+@torch.no_grad()
+def logits_of(
+    weights: dict[str, Tensor], config: ModelConfig, input_ids: Tensor, computed_in: torch.dtype = torch.float32
+) -> Tensor:
+    """(B, T, V), computed in fp32 or fp64, of a model's weights, which are let go one by one."""
     with torch.device("meta"):
         model = GPT(config)
-    weights = {name: tensor.to(computed_in) for name, tensor in read_tensors(folder, "model").items()}
-    model.load_state_dict(weights, assign=True)
-    del weights
+    model.load_state_dict({name: weights.pop(name).to(computed_in) for name in list(weights)}, assign=True)
     logits: Tensor = model.eval()(input_ids)
     return logits
 

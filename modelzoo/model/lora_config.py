@@ -1,5 +1,6 @@
 """The `lora` section of a run: which linears get an adapter, and of what size. No torch."""
 
+import math
 from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -42,6 +43,12 @@ class LoraConfig(Config):
         """Values that are trained."""
         return self.rank * sum(sum(linear_shape(name, model)) for name in self.matched(model))
 
+    def weight_bytes(self, model: ModelConfig) -> int:
+        """Bytes of the base and its adapters in memory."""
+        halved = sum(2 * math.prod(linear_shape(name, model)) for name in linear_names(model))
+        base = 4 * model.num_parameters() - (halved if self.base_dtype == "bf16" else 0)
+        return base + 4 * self.num_parameters(model)
+
     def problems_with(self, model: ModelConfig) -> Iterator[Problem]:
         """What is wrong between these options and the model's."""
         forms = [f"blocks.*.{part}" for part in PARTS] + ([] if model.tie_embeddings else [HEAD])
@@ -52,11 +59,9 @@ class LoraConfig(Config):
                 tied = " (lm_head is tied to the embedding, and is no linear of its own)" if target == HEAD else ""
                 yield Problem(("targets", index), f"matches no linear{tied}; {hint}there is: {', '.join(forms)}")
         matched = self.matched(model)
-        if smallest := min((min(linear_shape(name, model)) for name in matched), default=0):
-            if self.rank > smallest:
-                yield Problem(
-                    ("rank",), f"is more than the {smallest} rows or columns of a target; use {smallest} or less"
-                )
+        smallest = min((min(linear_shape(name, model)) for name in matched), default=self.rank)
+        if self.rank > smallest:
+            yield Problem(("rank",), f"is more than the {smallest} rows or columns of a target; use {smallest} or less")
         if self.dropout and HEAD in matched:
             yield Problem(
                 ("dropout",), "cannot go with the target lm_head, whose product is part of the loss; use dropout=0"

@@ -19,17 +19,19 @@ class TrainerConfig(Config):
     """Sequences per forward pass of a rank; null takes its share of the batch at once. Changes memory and speed, not
     the gradient (but for the masks that dropout draws)."""
     max_steps: Positive | None = None
-    """Optimizer updates in the run. Give this or `max_tokens`."""
+    """Optimizer updates in the run. Give this, `max_tokens` or `max_epochs`."""
     max_tokens: Positive | None = None
     """Tokens in the run, rounded up to whole updates."""
+    max_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Passes over the training data (one dataset), rounded up to whole updates: so many are known once it is there."""
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest L2 norm of all gradients together; null does not clip."""
     log_every_steps: Positive = 10
     """Updates between two records of the metrics (loss, learning rate, gradient norm, tokens/s)."""
 
     def problems(self) -> Iterator[Problem]:
-        if (self.max_steps is None) == (self.max_tokens is None):
-            message = "give exactly one of max_steps and max_tokens (max_tokens=null drops that one)"
+        if [self.max_steps, self.max_tokens, self.max_epochs].count(None) != 2:
+            message = "give exactly one of max_steps, max_tokens and max_epochs (max_tokens=null drops that one)"
             yield Problem(("max_steps",), message)
         size, micro = self.global_batch_size, self.micro_batch_size
         if micro is not None and size % micro:
@@ -38,10 +40,10 @@ class TrainerConfig(Config):
             yield Problem(("micro_batch_size",), f"must divide global_batch_size={size}; the nearest is {best}")
 
     def total_steps(self, tokens_per_step: int) -> int:
-        """The run's length in updates."""
+        """The run's length in updates; not of one in epochs, which `run_length` makes one in steps."""
         if self.max_steps is not None:
             return self.max_steps
-        assert self.max_tokens is not None
+        assert self.max_tokens is not None, self
         return -(-self.max_tokens // tokens_per_step)
 
 

@@ -103,7 +103,7 @@ def test_another_base_is_refused_and_a_moved_one_found(tuned, dataset, tmp_path,
     trainer = launch(config)
     trainer.train()
     own.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="needs their base: .*own.*put the base back there"):
+    with pytest.raises(UserError, match=r"needs their base: .*own.*put the base back there"):
         load_model(trainer.run_dir)
     moved = tuned(f"continue_from={tmp_path / 'moved'}", "trainer.max_steps=3")
     again = launch(moved)
