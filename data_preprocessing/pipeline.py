@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_preprocessing import ledger
+from data_preprocessing.advice import advise
 from data_preprocessing.chunks import Chunk, chunk_bytes, chunks, lots
 from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import ChunkEncoder, Outcome
@@ -303,13 +304,15 @@ class _Job:
         for name, split in splits.items():
             if not split.num_documents:
                 raise UserError(self._nothing_for(name, account.documents_written, account.rejected_by_reason))
+        inputs, readers = tuple(self._inputs_read(taken)), [s.reader for s in self.config.named_sources.values()]
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             settings=self.settings,
-            inputs=tuple(self._inputs_read(taken)),
+            inputs=inputs,
             tokenizer=self.tokenizer_info,
             splits=splits,
             ledger=account,
+            advice=tuple(advise(self.dataset, self.config.mode, readers, len(inputs), account, splits)),
         )
         write_manifest(self.dataset, manifest)
         return manifest

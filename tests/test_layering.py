@@ -34,6 +34,7 @@ ALLOWED = {
     | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
+    | {"modelzoo.model.lora_config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.run_length": CONFIG_LAYER | {"modelzoo.run_config", "modelzoo.data"},
     "modelzoo.launch": CONFIG_LAYER

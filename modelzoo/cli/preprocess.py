@@ -74,6 +74,8 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
         say(f"left out: {number_left:,} documents ({reason}); they are listed in {summary.output}/rejected.jsonl")
     if ledger.documents_left_out:
         say(f"left out: {ledger.documents_left_out:,} documents (outside the fraction)")
+    for advice in summary.manifest.advice:
+        say(f"advice: {advice}")
     return summary
 
 

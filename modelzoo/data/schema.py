@@ -137,6 +137,8 @@ class Manifest(Config):
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
     ledger: LedgerInfo
+    advice: tuple[str, ...] = ()
+    """What to think over before a model is tuned on it, each with its numbers and a remedy."""
 
 
 class Pieces(NamedTuple):
