@@ -60,8 +60,8 @@ def advise(
         limit = "mode.limit" if isinstance(mode, ChatMode) else "mode.limits.example"
         yield (
             f"{long:,} of {len(lengths):,} examples are longer than {CONTEXT:,} tokens, their end included (the "
-            f"longest {lengths.max():,}), and a row of so many cuts them; set '{limit}={{max_tokens: {CONTEXT}, policy: "
-            "reject}' or a policy that truncates, or train with a longer data.seq_len"
+            f"longest {lengths.max():,}), and a row of so many cuts them; set '{limit}={{max_tokens: {CONTEXT}, "
+            "policy: reject}' or a policy that truncates, or train with a longer data.seq_len"
         )
     hashes = np.concatenate([split.hashes for split in found.values()])
     if copies := len(hashes) - len(np.unique(hashes[:, 0])):
@@ -102,10 +102,12 @@ def _endings(last: np.ndarray, mode: PromptCompletionMode) -> Iterator[str]:
     _, counts = np.unique(last, return_counts=True)
     share = counts.max() / len(last)
     if share < ALIKE:
-        how = "end every prompt with the same mark" if mode.separator is None else "put a mark before mode.separator"
+        how = "end every prompt with the same mark, such as '\\n\\n###\\n\\n'"
+        if mode.separator is not None:
+            how = "set mode.keep_separator=true"
         yield (
             f"the prompts end in {len(counts):,} different tokens, the most frequent of them in {share:.0%}: a model "
-            f"cannot tell where the completion begins; {how}, such as '\\n\\n###\\n\\n'"
+            f"cannot tell where the completion begins; {how}"
         )
 
 

@@ -65,8 +65,10 @@ def test_a_schedule_that_does_not_fit_is_refused_when_the_length_is_known(datase
         (["trainer.max_epochs=1"], "exactly one of max_steps, max_tokens and max_epochs"),
         (["trainer.max_steps=null", "trainer.max_epochs=-1"], "greater than 0"),
         (
-            ["trainer.max_steps=null", "trainer.max_epochs=1", "~data.train.path", "~data.train.split"]
-            + ["+data.train.sources={a: {path: a, split: train, weight: 1}}"],
+            [
+                *("trainer.max_steps=null", "trainer.max_epochs=1", "~data.train.path", "~data.train.split"),
+                "+data.train.sources={a: {path: a, split: train, weight: 1}}",
+            ],
             "no meaning for a mixture",
         ),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from data_preprocessing.examples import Example, ExampleLimits, encode_examples
 from data_preprocessing.modes import EncodedBatch, ModeConfig, Refused
 from data_preprocessing.readers import EMPTY, Document
+from modelzoo.base_config import Problem
 
 if TYPE_CHECKING:
     from modelzoo.tokenizer import Tokenizer
@@ -26,7 +27,9 @@ class PromptCompletionMode(ModeConfig):
     kind: Literal["prompt_completion"] = "prompt_completion"
     separator: Annotated[str, Field(min_length=1)] | None = None
     """null: the reader gives the two as parts. Else it gives both as one text, which is split at the first
-    occurrence of this string, which is itself not written; a text without it is refused."""
+    occurrence of this string; a text without it is refused."""
+    keep_separator: bool = False
+    """The separator is written, at the end of the prompt: all prompts then end alike, and say where to go on."""
     limits: ExampleLimits = ExampleLimits()
     """What becomes of examples that are too long."""
 
@@ -35,6 +38,10 @@ class PromptCompletionMode(ModeConfig):
     @property
     def part_names(self) -> tuple[str, ...]:
         return ("prompt", "completion") if self.separator is None else ("prompt, separator and completion",)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.keep_separator and self.separator is None:
+            yield Problem(("keep_separator",), "needs a separator, which is null; name one, or set this to false")
 
     def encode(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> EncodedBatch:
         return encode_examples(tokenizer, [self._example(document) for document in documents], self.limits)
@@ -48,4 +55,6 @@ class PromptCompletionMode(ModeConfig):
                 return Refused(EMPTY, "blank")
             if not found:
                 return Refused("no separator", f"no {self.separator!r} in it; expected it to end the prompt")
+            if self.keep_separator:
+                prompt += self.separator
         return Example(((prompt, True),), completion, sum(len(part.encode()) for part in document.parts))

@@ -31,6 +31,16 @@ def test_the_two_are_tokenized_apart_and_the_completion_is_learnt():
     assert learnt(tokenizer, batch) == "at<|endoftext|>"
 
 
+def test_a_separator_that_is_kept_ends_the_prompt():
+    tokenizer = small_tokenizer()
+    kept = PromptCompletionMode(separator=" => ", keep_separator=True)
+    batch = kept.encode(tokenizer, documents(("the c => at => mat",)))
+    assert one(batch) == [*tokenizer.encode("the c => "), *tokenizer.encode("at => mat"), 0]
+    assert learnt(tokenizer, batch) == "at => mat<|endoftext|>"
+    with pytest.raises(ValidationError, match="needs a separator"):
+        PromptCompletionMode(keep_separator=True)
+
+
 def test_without_limits_everything_is_written():
     tokenizer = small_tokenizer()
     batch = mode().encode(tokenizer, documents(*PAIRS))
