@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import whole_or_nothing
 from modelzoo.cli.import_hf import num_bytes
 
@@ -34,6 +35,7 @@ def run(
 ) -> dict[str, Any]:
     """The report that `command` prints."""
     from modelzoo.cli.progress import counting
+    from modelzoo.convert.adapters import holds_adapters
     from modelzoo.convert.vocab import change_vocabulary
     from modelzoo.launch import load_model_config, load_tokenizer
     from modelzoo.tokenizer import Tokenizer
@@ -42,6 +44,10 @@ def run(
     max_file_bytes = num_bytes(max_shard_size, "--max-shard-size")
     new = Tokenizer.load(tokenizer, backend="tokenizers")
     folder = find_checkpoint(checkpoint)
+    if holds_adapters(folder):
+        raise UserError(
+            f"{folder}: holds the adapters of a LoRA run, and no embeddings; make it a whole model with modelzoo merge"
+        )
     return change_vocabulary(
         folder,
         load_model_config(folder),

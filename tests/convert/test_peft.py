@@ -8,6 +8,7 @@ import torch
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.export_hf import run as export
+from modelzoo.cli.vocab import run as change_vocabulary
 from modelzoo.convert import hf
 from modelzoo.convert.adapters import BASE, base_text, merge_checkpoint
 from modelzoo.convert.importing import model_yaml
@@ -128,6 +129,8 @@ def test_what_cannot_be_exported_or_merged_is_said(tmp_path):
     base, adapters = write(tmp_path, MODELS["gptj"])
     with pytest.raises(UserError, match="no adapters to merge"):
         merge_checkpoint(base, load_model_config(base), tmp_path / "out", max_file_bytes=10**9)
+    with pytest.raises(UserError, match="holds the adapters of a LoRA run, and no embeddings"):
+        change_vocabulary(adapters, str(base / "tokenizer.json"), tmp_path / "out")
     with pytest.raises(UserError, match="needs no base"):
         export(base, tmp_path / "out", base_model="x")
     (tmp_path / "away").mkdir()

@@ -12,6 +12,7 @@ from modelzoo.launch import build_run, load_model, load_model_config, resume
 from modelzoo.model.lora import is_adapter
 from modelzoo.trainer.checkpoint import latest_checkpoint, read_tensors
 from tests.runs import small_config
+from tests.trainer.test_parallel import assert_same_run, split, train
 from tests.trainer.test_trainer import StopAt, add_first, launch, losses, weights
 
 LORA = ["+lora.rank=4", "lora.dropout=0.1", "optimizer.lr=0.01", "schedule.warmup_steps=0", "~callbacks.evaluate"]
@@ -120,6 +121,15 @@ def test_a_run_without_adapters_is_not_resumed_with_them(dataset, tmp_path, base
     config = small_config(dataset, tmp_path, "trainer.max_steps=4", f"continue_from={base}", "+lora.rank=4")
     with pytest.raises(UserError, match=r"lora\.rank: — → 4"):
         resume(build_run(config), config)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 1), (2, 2, 1)], ids=str)
+def test_any_split_of_data_is_the_same_run(dataset, tmp_path, base, sizes):
+    adapted = [f"continue_from={base}", "+lora.rank=4", "lora.targets=['*']", "model.padded_vocab_size=null"]
+    train(dataset, tmp_path / "alone", *adapted)
+    train(dataset, tmp_path / "parts", *adapted, *split(*sizes), "trainer.micro_batch_size=1")
+    assert_same_run(tmp_path / "parts", tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
