@@ -6,8 +6,9 @@
         manifest.json          {"files": {"model.safetensors": {"sha256": …, "bytes": …}, …}}
 
 An imported model is such a folder too, of any name, without what only a run has. What several ranks have written, or
-what is large, comes in several files of whole tensors, `model-00001-of-00003.safetensors` and so on. A folder under its final name is whole, and nothing in it can run code
-when it is read.
+what is large, comes in several files of whole tensors, `model-00001-of-00003.safetensors` and so on: who reads it need
+not know how many ranks there were. A folder under its final name is whole, and nothing in it can run code when it is
+read.
 """
 
 import errno
@@ -47,10 +48,15 @@ def step_folder(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step_{step:08d}"
 
 
+def step_of(name: str) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(name.removeprefix("step_"))
+
+
 def checkpoints_of(run_dir: Path) -> list[Path]:
     """The checkpoints' folders of a run, oldest first, whole or not."""
     folders = (run_dir / "checkpoints").glob("step_*")
-    return sorted(folder for folder in folders if STEP_NAME.fullmatch(folder.name))
+    return sorted((f for f in folders if STEP_NAME.fullmatch(f.name)), key=lambda folder: step_of(folder.name))
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> None:

@@ -1,11 +1,11 @@
 """Checkpoints: whole or not there, verified, without code in them."""
 
+import errno
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from modelzoo.base_config import UserError
 from modelzoo.launch import build_run
@@ -64,14 +64,14 @@ def test_a_requested_checkpoint_that_is_damaged_or_missing_is_an_error(tmp_path)
         find_checkpoint(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error (os error 28)")])
-def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch, number):
     write(tmp_path, 1)
 
     def fail(*_):
-        raise error
+        raise OSError(number, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "write_tensor_file", fail)
     with pytest.raises(UserError, match="no space left on the device for a checkpoint"):
         write(tmp_path, 2)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
@@ -81,7 +81,7 @@ def test_any_other_failure_leaves_nothing_either(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_fingerprint", interrupt)
+    monkeypatch.setattr(checkpoint, "write_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, 2)
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -101,6 +101,7 @@ def test_what_a_killed_process_left_is_swept_and_never_taken_for_a_checkpoint(tm
     for name in (".step_00000002.partial", ".step_00000001.removed"):
         (tmp_path / "checkpoints" / name).mkdir()
     assert latest_checkpoint(tmp_path)[0].name == "step_00000001"
+    checkpoint.sweep(tmp_path)
     write(tmp_path, 1, value=2.0)  # the same step again
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     assert torch.equal(read_tensors(latest_checkpoint(tmp_path)[0], "model")["w"], torch.full((3,), 2.0))
