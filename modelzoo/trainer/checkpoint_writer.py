@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from threading import Event, Thread, get_native_id
+from threading import Event, Thread
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ PATIENCE_SECONDS = 300.0
 """How long the main rank waits for another whose files have stopped to grow."""
 PATIENCE_AFTER_ERROR_SECONDS = 20.0
 """The same when the run is ending with an error, and the other ranks may be gone."""
-NICE = 10
-"""The thread takes what time the training leaves (Linux)."""
 
 
 class CheckpointWriter:
@@ -153,8 +151,6 @@ class CheckpointWriter:
         return kept
 
     def _run(self, write: Callable[[], None]) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICE)
         try:
             write()
         except _Cancelled:
