@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401 (a run imports it late: here, once for all that are forked)
 from torch import Tensor
 
 from modelzoo.launch import build_run
@@ -53,13 +54,21 @@ def uninterrupted(overrides: list[str]) -> dict[int, str]:
 class Ranks:
     """The processes of one run, forked from one that has imported everything."""
 
-    def __init__(self, overrides: list[str], num_ranks: int) -> None:
+    def __init__(
+        self, overrides: list[str], num_ranks: int, target: Callable[..., None] | None = None, arguments: tuple = ()
+    ) -> None:
+        """`target` is called with the overrides and further `arguments`; by default it trains."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["modelzoo.cli.main", "tests.trainer.killing"])
         environment = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         self.processes = [
             context.Process(
-                target=_train, args=(overrides, {**environment, "RANK": str(rank)} if num_ranks > 1 else {})
+                target=_rank,
+                args=(
+                    {**environment, "RANK": str(rank)} if num_ranks > 1 else {},
+                    target or _train,
+                    (overrides, *arguments),
+                ),
             )
             for rank in range(num_ranks)
         ]
@@ -79,9 +88,12 @@ class Ranks:
         return [process.exitcode for process in self.processes]
 
 
-def _train(overrides: list[str], environment: dict[str, str]) -> None:
+def _rank(environment: dict[str, str], target: Callable[..., None], arguments: tuple) -> None:
     os.environ.update(environment)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    target(*arguments)
+
+
+def _train(overrides: list[str]) -> None:
     from modelzoo.cli.train import run
 
     sys.exit(0 if run("gptj_tiny", overrides) is not None else 3)

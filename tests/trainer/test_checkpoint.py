@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +39,64 @@ def test_a_flipped_byte_a_cut_and_a_missing_file_are_found(tmp_path, name):
         assert name in damage(folder)
     path.unlink()
     assert damage(folder) == f"{name} is missing"
+
+
+def test_a_flipped_bit_anywhere_is_found_or_says_the_same(tmp_path):
+    folder = write(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        for place in range(len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+            if damage(folder) is None:  # white space of the manifest
+                assert path.name == "manifest.json"
+                assert json.loads(path.read_bytes()) == manifest
+        path.write_bytes(content)
+    assert damage(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model-00001-of-00001.safetensors", True),  # which would be read instead
+        ("tokenizer.json", True),
+        ("notes.txt", False),
+    ],
+)
+def test_a_file_too_many_is_damage_where_it_would_be_read(tmp_path, name, found):
+    folder = write(tmp_path, 1)
+    (folder / name).write_bytes((folder / "model.safetensors").read_bytes())
+    assert damage(folder) == (f"{name} is not listed in manifest.json, and would be read" if found else None)
+
+
+def test_a_manifest_cannot_point_elsewhere(tmp_path):
+    folder = write(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (tmp_path / "other").write_bytes((folder / "model.safetensors").read_bytes())
+    manifest["files"]["../../other"] = manifest["files"]["model.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert damage(folder) == "manifest.json lists '../../other', which is no file of this folder"
+
+
+def test_a_file_is_hashed_once_a_program_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    folder, hashed = write(tmp_path, 1), []
+    digest = checkpoint.hashlib.file_digest
+    monkeypatch.setattr(checkpoint.hashlib, "file_digest", lambda file, how: hashed.append(file) or digest(file, how))
+    monkeypatch.setattr(checkpoint, "SETTLED_SECONDS", -1.0)
+    assert damage(folder) is None
+    assert damage(folder) is None
+    assert len(hashed) == 2
+    time.sleep(0.02)  # the clock of the file system
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1] + b"x")
+    assert "model.safetensors does not match" in damage(folder)
+
+
+def test_one_that_was_being_replaced_is_put_back(tmp_path):
+    folder = write(tmp_path, 1)
+    folder.rename(folder.with_name(".step_00000001.replaced"))  # killed here
+    assert latest_checkpoint(tmp_path) == (None, [])
+    checkpoint.sweep(tmp_path)
+    assert latest_checkpoint(tmp_path) == (folder, [])
 
 
 def test_latest_is_the_newest_whole_one_and_says_what_is_wrong_with_the_others(tmp_path):
