@@ -23,9 +23,10 @@ from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint, read_tensors
+from modelzoo.trainer.checkpoint import StoredTensors, checkpoints_of, find_checkpoint, read_tensors
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
+from modelzoo.trainer.remote_copy import RemoteCopy, newest_checkpoint
 from modelzoo.trainer.run_state import restore
 from modelzoo.trainer.trainer import Trainer
 
@@ -79,8 +80,7 @@ def build_run(config: RunConfig) -> Trainer:
         )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
-    resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
-    if config.continue_from is not None and not resumed:
+    if config.continue_from is not None and not parallel.from_main(lambda: _has_checkpoint(config)):
         _start_from(model, Path(config.continue_from), data.datasets, parallel)
     optimizer_config = config.optimizer
     groups = parameter_groups(
@@ -140,7 +140,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     Returns the checkpoint and what the user should know: damaged checkpoints, changed settings. Raises
     UserError where the config now describes another run.
     """
-    folder, notes = latest_checkpoint(trainer.run_dir)
+    folder, notes = trainer.parallel.from_main(lambda: newest_checkpoint(trainer.run_dir, _copies_of(config)))
     if folder is None:
         if notes:
             raise UserError(
@@ -159,6 +159,18 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     notes += [f"resuming with {key}: {old} → {new}" for key, old, new in changes]
     restore(trainer, folder)
     return folder, notes
+
+
+def _copies_of(config: RunConfig) -> RemoteCopy | None:
+    """Where the run's checkpoints are copied to."""
+    urls = (getattr(callback, "copy_to", None) for callback in config.callbacks.values())
+    return next((RemoteCopy(url, config.name) for url in urls if url is not None), None)
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    """Whether the run goes on, and its base is no longer needed."""
+    copies = _copies_of(config)
+    return bool(checkpoints_of(run_dir_of(config))) or (copies is not None and bool(copies.steps()))
 
 
 def load_saved_config(checkpoint: Path) -> RunConfig:
@@ -198,7 +210,10 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that travels with a checkpoint."""
-    folder = find_checkpoint(Path(path))
+    return _tokenizer_in(find_checkpoint(Path(path)))
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer:
     if not (folder / TOKENIZER).is_file():
         raise UserError(f"{folder}: was imported without a tokenizer; import it again with --tokenizer PATH")
     return Tokenizer.load(folder / TOKENIZER)
@@ -237,14 +252,14 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
 
 
 def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel) -> None:
-    folder = find_checkpoint(path)
-    theirs = load_tokenizer(folder)
+    folder = parallel.from_main(lambda: find_checkpoint(path))
+    theirs = _tokenizer_in(folder)
     for data in datasets:
         data.check_against(theirs, model.config.vocab_size)
     if differences := _other_model(load_model_config(folder), model.config):
         lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
         raise UserError(f"continue_from={path}: its weights do not fit this model: {lines}; use the values there")
-    parallel.load(model, read_tensors(folder, "model"), f"continue_from={path}")
+    parallel.load(model, StoredTensors(folder, "model"), f"continue_from={path}")
 
 
 def _other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:

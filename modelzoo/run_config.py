@@ -135,11 +135,30 @@ def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataCon
             )
 
 
+def _one_checkpoint_callback(callbacks: dict[str, AnyCallback | None]) -> Iterator[Problem]:
+    names = [name for name, callback in callbacks.items() if getattr(callback, "kind", None) == "checkpoint"]
+    for name in names[1:]:
+        yield Problem(
+            ("callbacks", name),
+            f"is of kind checkpoint, as {names[0]} is, and each would delete what the other keeps; use one, and its "
+            "keep_every_steps",
+        )
+
+
+def _output_is_local(output_dir: str) -> Iterator[Problem]:
+    if "://" in output_dir:
+        yield Problem(
+            ("output_dir",), "is a folder of this machine; checkpoints go elsewhere too by callbacks.checkpoint.copy_to"
+        )
+
+
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
     (("data",), _split_differs),
     (("callbacks", "data"), _evaluation_has_data),
+    (("callbacks",), _one_checkpoint_callback),
+    (("output_dir",), _output_is_local),
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
 ]

@@ -25,12 +25,13 @@ ALLOWED = {
     "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
-    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
+    "modelzoo.tensor_writer": set(),
+    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
     "modelzoo.convert": CONFIG_LAYER
-    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
+    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tensor_writer", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
     | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}

@@ -17,8 +17,9 @@ from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, n
 from modelzoo.convert.layout import Rule
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits, check_tokenizer
 from modelzoo.convert.output import new_folder, require_new
-from modelzoo.convert.tensor_files import SAFETENSORS, Planned, TensorFiles, check_stored, read_json, write_tensors
+from modelzoo.convert.tensor_files import SAFETENSORS, TensorFiles, check_stored, read_json, write_tensors
 from modelzoo.model.config import ModelConfig
+from modelzoo.tensor_writer import Planned
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import fingerprints, tensor_files
 
@@ -64,12 +65,9 @@ def export_model(
     total = sum(plan.num_bytes for plan in planned.values())
     with new_folder(out, total) as partial:
         with progress("exporting", total, "bytes") as advance:
-            files = write_tensors(partial, planned, produce, max_file_bytes, advance)
-        if len(files) > 1:
-            index = {
-                "metadata": {"total_size": total},
-                "weight_map": {name: file["name"] for file in files for name in file["tensors"]},
-            }
+            written = write_tensors(partial, planned, produce, max_file_bytes, advance)
+        if len(written.files) > 1:
+            index = {"metadata": {"total_size": total}, "weight_map": written.places}
             _write_json(partial / f"{SAFETENSORS}.index.json", index)
         tokenizer = _write_tokenizer(folder, partial, config, on_note)
         _write_configs(folder, partial, family, config, tokenizer, planned, on_note)
@@ -94,7 +92,7 @@ def export_model(
             "logit_check": logits,
             "tokenizer_check": words if tokenizer is not None else {"result": NOT_CHECKED, "reason": "there is none"},
         }
-        _write_json(partial / RECORD, {**record, "files": fingerprints(partial)})
+        _write_json(partial / RECORD, {**record, "files": fingerprints(partial, written.files)})
     return {"folder": str(out), **record}
 
 

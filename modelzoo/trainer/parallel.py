@@ -9,9 +9,11 @@ keeps its parameters elsewhere than it computes.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,6 +30,8 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
+
+T = TypeVar("T")
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
 """By the device that computes; offloaded parameters are gathered on the CPU."""
@@ -75,6 +79,11 @@ class Parallel:
     def is_main(self) -> bool:
         """The rank that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def num_ranks(self) -> int:
+        """Of the whole mesh."""
+        return math.prod(self.sizes)
 
     @property
     def described(self) -> str:
@@ -183,22 +192,39 @@ class Parallel:
         if self.mesh is not None:
             distributed.barrier()
 
-    def whole(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors, gathered one after the other on the CPU of the main rank; empty on the others."""
-        gathered = {}
-        for name, tensor in tensors:
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.is_main:
-                gathered[name] = full.detach().cpu()
-        return gathered
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the main rank, on every rank; and its UserError. It may take longer than `TIMEOUT`."""
+        if self.mesh is None:
+            return make()
+        with ThreadPoolExecutor(1) as beside:
+            making = beside.submit(make) if self.is_main else None
+            while self.any(int(making is not None and not making.done())):
+                if making is not None:
+                    wait([making], timeout=1)
+        found: list[Any] = [None, None]
+        if making is not None:
+            try:
+                found = [making.result(), None]
+            except UserError as error:
+                found = [None, str(error)]
+        distributed.broadcast_object_list(found)
+        if found[1] is not None:
+            raise UserError(found[1])
+        result: T = found[0]
+        return result
+
+    def of_all(self, value: T) -> list[T]:
+        """Every rank's value, on every rank."""
+        if self.mesh is None:
+            return [value]
+        found = [value] * self.num_ranks
+        distributed.all_gather_object(found, value)
+        return found
 
     def of_each_rank(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Small tensors that differ from rank to rank, all of them on every rank: `<name>`, `<name>.rank1`, …"""
-        if self.mesh is None:
-            return dict(tensors)
-        found: list[dict[str, Tensor]] = [{} for _ in range(math.prod(self.sizes))]
-        distributed.all_gather_object(found, dict(tensors))
-        return {_of_rank(name, rank): tensor for rank, own in enumerate(found) for name, tensor in own.items()}
+        every = self.of_all(dict(tensors))
+        return {_of_rank(name, rank): tensor for rank, own in enumerate(every) for name, tensor in own.items()}
 
     def of_this_rank(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """This rank's own of what `of_each_rank` gave; None where there were fewer ranks."""
