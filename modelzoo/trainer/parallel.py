@@ -118,8 +118,8 @@ class Parallel:
         self.fill(model, weights.__getitem__)
 
     def forget_gathered(self, model: nn.Module) -> None:
-        """Drop whole weights that a forward pass without a backward pass has left: these are not to be used after
-        the parts have changed otherwise than by the optimizer."""
+        """Drop the whole weights that a forward pass without a backward pass leaves in the model's place of parts:
+        they take memory, and would be used again after the parts have changed."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

@@ -153,6 +153,7 @@ class Trainer:
         mine = (share_of(batch, self.parallel) for batch in batches)
         total = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
         self.model.train()
+        self.parallel.forget_gathered(self.model)
         if total is None:
             return None
         loss_sum, num_tokens = self.parallel.sum_over_data(total)
@@ -187,6 +188,8 @@ class Trainer:
     @property
     def ended_early(self) -> str | None:
         """Why a callback has ended the run before its last step."""
+        if self.step >= self.total_steps:
+            return None
         return next((why for callback in self.callbacks.values() if (why := callback.ends_run(self))), None)
 
     @property

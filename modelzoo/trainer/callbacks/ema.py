@@ -95,7 +95,6 @@ class Ema(Callback):
 
         from modelzoo.trainer.parallel import own_part
 
-        trainer.parallel.forget_gathered(trainer.model)
         with torch.no_grad():
             for name, parameter in trainer.model.named_parameters():
                 weight, average = own_part(parameter.detach()), own_part(self.average[name])

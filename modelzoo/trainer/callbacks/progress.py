@@ -73,7 +73,8 @@ class Progress(Callback):
 
     def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
         for sample in samples:
-            shown = " ".join(f"{sample.prompt}▸{sample.text}".split())
+            line = " ".join(f"{sample.prompt}▸{sample.text}".split())
+            shown = "".join(c if c.isprintable() else "�" for c in line)  # nothing that a terminal would obey
             short = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
             self.console.print(f"step {trainer.step:,}: {short}", markup=False)
 

@@ -1,9 +1,9 @@
 """Has the model continue prompts while it trains, so that one can read how it is coming along."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig, Sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modelzoo.trainer.trainer import Trainer
 
 FILE_NAME = "samples.jsonl"
@@ -75,6 +77,12 @@ class Samples(Callback):
     def on_train_end(self, trainer: "Trainer") -> None:
         if trainer.is_complete and self.sampled != trainer.step:  # a run that has ended early
             self._sample(trainer)
+
+    def state(self) -> dict[str, Any]:
+        return {"sampled": self.sampled}
+
+    def load_state(self, state: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> None:
+        self.sampled = state["sampled"]
 
     def _sample(self, trainer: "Trainer") -> None:
         self.sampled = trainer.step
