@@ -262,6 +262,7 @@ AT_END = "{kind: early_stop, patience: 2, metric: validation_loss/a}"
     ("overrides", "message"),
     [
         ([EVALUATE_B], r"callbacks.other.sets\n.*data.validation.sources has no d: there are a, b"),
+        (["+callbacks.x={kind: evaluate, sets: [b]}"], "callbacks.x\n.*evaluate publishes validation_loss/b too"),
         (["callbacks.evaluate.weights=ema"], r"callbacks.evaluate.weights = 'ema'\n.*add one: callbacks.ema="),
         (["+data.validation.path=x"], r"data.validation.path = 'x'\n.*unknown key"),
         (["+data.validation.sources.e={path: x, splitt: y}"], r"sources.e.splitt = 'y'\n.*did you mean.*split"),
@@ -363,8 +364,11 @@ def test_statistics_are_those_of_the_model(dataset, tmp_path, compiled):
             block.register_forward_hook(lambda _module, _inputs, output, keep=keep: keep(output.detach().double()))
         model.hidden(torch.from_numpy(trainer.data.batch(step - 1)["input_ids"]))
         for index, output in enumerate(outputs):
-            assert record[f"activation_rms/blocks.{index}"] == pytest.approx(output.square().mean().sqrt(), rel=1e-5)
-            assert record[f"activation_max/blocks.{index}"] == pytest.approx(output.abs().max(), rel=1e-5)
+            assert record[f"activation_rms/blocks.{index}"] == pytest.approx(
+                rms := output.square().mean().sqrt().item(), rel=1e-5
+            )
+            assert record[f"activation_max/blocks.{index}"] == pytest.approx(output.abs().max().item(), rel=1e-5)
+            assert rms > 0
             assert record[f"non_finite_activations/blocks.{index}"] == 0
     assert seen.hooked == {3, 7, 11}
 
@@ -433,7 +437,7 @@ STOP = "+callbacks.early_stop={kind: early_stop, patience: 2, min_delta: 100}"
 def test_a_run_that_learns_nothing_more_ends_and_says_how_to_go_on(dataset, tmp_path, capsys):
     """The first evaluation, at 2, is the best; those at 4 and 6 are not better by 100."""
     overrides = [*small_overrides(dataset, tmp_path), "callbacks.evaluate.every_steps=2", STOP]
-    overrides += ["+callbacks.at_end={kind: evaluate, max_batches: 1}"]
+    overrides += ["+callbacks.at_end={kind: evaluate, weights: ema}", "+callbacks.ema={kind: ema}"]
     numbers = train("gptj_tiny", overrides)
     assert numbers["step"] == 6
     said = capsys.readouterr().err
@@ -442,7 +446,8 @@ def test_a_run_that_learns_nothing_more_ends_and_says_how_to_go_on(dataset, tmp_
     run_dir = tmp_path / "gptj_tiny"
     assert latest_checkpoint(run_dir)[0].name == "step_00000006"
     records = read_metrics(run_dir / "metrics.jsonl")
-    assert [r["step"] for r in records if "validation_loss" in r] == [2, 4, 6, 6]  # at the end, which this is
+    assert [r["step"] for r in records if "validation_loss" in r] == [2, 4, 6]
+    assert [r["step"] for r in records if "validation_ema_loss" in r] == [6]  # the end, which this has become
 
     assert train("gptj_tiny", overrides)["step"] == 6
     said = capsys.readouterr().err
@@ -486,7 +491,7 @@ def test_a_better_value_starts_the_count_anew_and_one_that_is_no_number_does_not
     [
         ("gptj_tiny", []),
         ("gpt2_tiny", ["~model.position.fraction"]),
-        ("gptj_tiny", ["model.mup={base_hidden_size: 16}"]),
+        ("gptj_tiny", ["model.mup={base_hidden_size: 16, base_ffn_size: 64}"]),
     ],
     ids=["gptj", "tied head", "muP"],
 )  # fmt: skip

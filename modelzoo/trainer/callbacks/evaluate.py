@@ -1,6 +1,7 @@
 """Measures the loss on the validation sets: every so many steps and at the end."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,6 +56,10 @@ class EvaluateConfig(CallbackConfig):
             named = "there are " + ", ".join(sets) if any(sets) else "it is one dataset, without a name; leave sets out"
             for missing in [of_set for of_set in self.sets if of_set not in sets or not of_set]:
                 yield Problem(("sets",), f"data.validation.sources has no {missing}: {named}")
+        for other, config in itertools.takewhile(lambda item: item[0] != name, callbacks.items()):
+            theirs = config.metrics(sets) if isinstance(config, EvaluateConfig) else []
+            if both := [metric for metric in self.metrics(sets) if metric in theirs]:
+                yield Problem((), f"{other} publishes {both[0]} too; give the two other sets, or make them one")
         averages = [other for other, config in callbacks.items() if isinstance(config, EmaConfig)]
         if self.weights is not None and self.weights not in averages:
             there = f"there are: {', '.join(averages)}" if averages else "add one: callbacks.ema={kind: ema}"
