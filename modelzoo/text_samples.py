@@ -12,7 +12,7 @@ from modelzoo.model.generate import generate
 from modelzoo.model.gpt import GPT
 from modelzoo.model.sampling import Sampling
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.accelerator import DTYPES, Accelerator
+from modelzoo.trainer.accelerator import Accelerator
 
 
 class TextSampler:
@@ -48,7 +48,9 @@ class TextSampler:
         drawn with seed + i.
 
         `weights` are whole and by name, for a model of which this process has a part only; they are held on the
-        run's device at its precision meanwhile.
+        run's device meanwhile, in bf16 where the run computes in it, else in fp32.
+
+        Raises ValueError where the model's logits are not finite.
         """
         completions = generate(
             self.model if weights is None else self._with(weights),
@@ -61,7 +63,8 @@ class TextSampler:
         return [self._tokenizer.decode(tokens) for tokens in ids]
 
     def _with(self, weights: Mapping[str, Tensor]) -> GPT:
-        device, dtype = self.accelerator.device, DTYPES[self.accelerator.precision]
+        device = self.accelerator.device
+        dtype = torch.bfloat16 if self.accelerator.precision == "bf16" else torch.float32  # fp16 may be too narrow
         with torch.device("meta"):
             model = GPT(self.model.config)
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)

@@ -107,14 +107,17 @@ def test_no_callback_changes_what_is_computed(dataset, tmp_path, unobserved, kin
     assert trainer.model.training
 
 
-def test_what_callbacks_keep_survives_a_kill(dataset, tmp_path):
-    """As though the process had never died: states, averages, and every line that was written."""
+def test_what_callbacks_keep_survives_a_kill(dataset, tmp_path, unobserved):
+    """As though the process had never died: states, averages, and every line that was written. All together they
+    change nothing either."""
     every = {**SHIPPED, "evaluate_ema": SHIPPED["evaluate"].model_copy(update={"weights": "ema", "every_steps": 2})}
 
     def config(folder):
         return bare(dataset, folder, callbacks=every)
 
     whole = finished(config(tmp_path / "whole"))
+    assert whole.callbacks["recorder"].series("loss") == unobserved[0]
+    assert whole.callbacks["recorder"].series("validation_ema_loss")
     for kill in (1, 5):
         trainer = launch(config(tmp_path / "parts"))
         trainer.callbacks = {"kill": KillAfter(kill), **trainer.callbacks}
@@ -185,7 +188,8 @@ def test_each_set_has_numbers_of_its_own(dataset, tmp_path, two_sets):
 def test_two_evaluations_are_each_taken_again_where_a_stop_cut_them_short(dataset, tmp_path, two_sets):
     """At 6 one is due, at 10 the other, at 12 both; and each at its own steps once, as in a run without a stop."""
     other = "+callbacks.other={kind: evaluate, sets: [b], every_steps: 3}"
-    config = small_config(dataset, tmp_path, *two_sets, "callbacks.evaluate.sets=[a]", other)
+    samples = '+callbacks.samples={kind: samples, prompts: ["the "], every_steps: 6, max_new_tokens: 4}'
+    config = small_config(dataset, tmp_path, *two_sets, "callbacks.evaluate.sets=[a]", other, samples)
     for stop, due in ((6, (False, True)), (10, (True, False)), (12, (True, True))):
         trainer = launch(config)
         trainer.callbacks = {"first": StopAt(stop), **trainer.callbacks}
@@ -197,6 +201,8 @@ def test_two_evaluations_are_each_taken_again_where_a_stop_cut_them_short(datase
     assert [r["step"] for r in records if "validation_loss/a" in r] == [5, 10, 12]
     assert [r["step"] for r in records if "validation_loss/b" in r] == [3, 6, 9, 12]
     assert [r["step"] for r in records if "loss" in r] == list(range(1, 13))
+    lines = (tmp_path / "gptj_tiny" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [6, 12]
 
 
 class StopAt(Callback):

@@ -1,6 +1,7 @@
 """Has the model continue prompts while it trains, so that one can read how it is coming along."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +22,7 @@ FILE_NAME = "samples.jsonl"
 
 class SamplesConfig(CallbackConfig):
     """Writes `samples.jsonl` (step, tokens, prompt, text, seed), and hands the texts to the loggers. On several ranks
-    the main one gathers the weights for it, at the run's precision."""
+    the main one gathers the weights for it, and holds a copy of them on its device meanwhile."""
 
     kind: Literal["samples"] = "samples"
     prompts: Annotated[tuple[str, ...], FromList] = ()
@@ -85,14 +86,20 @@ class Samples(Callback):
         self.sampled = state["sampled"]
 
     def _sample(self, trainer: "Trainer") -> None:
+        import torch
+
         self.sampled = trainer.step
         config, parallel = self.config, trainer.parallel
         weights = None if parallel.mesh is None else parallel.whole(iter(trainer.model.state_dict().items()))
         if not parallel.is_main:
             return
-        texts = trainer.generator(
-            self.prompts, config.max_new_tokens, config.temperature, config.top_p, config.seed, weights
-        )
+        try:
+            texts = trainer.generator(
+                self.prompts, config.max_new_tokens, config.temperature, config.top_p, config.seed, weights
+            )
+        except (torch.OutOfMemoryError, ValueError) as error:  # a run does not end for want of a sample
+            print(f"note: step {trainer.step:,}: no samples ({error})", file=sys.stderr)
+            return
         samples = [
             Sample(prompt, text, config.seed + number)
             for number, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
