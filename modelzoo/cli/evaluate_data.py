@@ -51,7 +51,12 @@ class Evaluation:
     limit: int | None
 
     def of_dataset(
-        self, path: Path | None, split: str | None, max_batches: int | None, compressors: bool, of_set: str | None
+        self,
+        path: Path | None,
+        split: str | None,
+        max_batches: int | None,
+        compressors: bool,
+        of_set: str | None = None,
     ) -> dict[str, Any]:
         """In the rows that training reads; with a stride, or where sums of documents are wanted, by document."""
         run = find_saved_config(self.folder)

@@ -110,7 +110,9 @@ def test_no_callback_changes_what_is_computed(dataset, tmp_path, unobserved, kin
 def test_what_callbacks_keep_survives_a_kill(dataset, tmp_path, unobserved):
     """As though the process had never died: states, averages, and every line that was written. All together they
     change nothing either."""
-    every = {**SHIPPED, "evaluate_ema": SHIPPED["evaluate"].model_copy(update={"weights": "ema", "every_steps": 2})}
+    often = {"every_steps": 2}  # also between a checkpoint and the kill
+    every = {**SHIPPED, "samples": SHIPPED["samples"].model_copy(update=often)}
+    every["evaluate_ema"] = SHIPPED["evaluate"].model_copy(update={"weights": "ema", **often})
 
     def config(folder):
         return bare(dataset, folder, callbacks=every)
