@@ -21,9 +21,10 @@ from modelzoo.model.init import initial_value
 from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
+from modelzoo.text_samples import TextSampler
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.checkpoint import StoredTensors, checkpoints_of, find_checkpoint, read_tensors
+from modelzoo.trainer.checkpoint import StoredTensors, checkpoints_of, find_checkpoint, read_tensors, weights_file
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.remote_copy import RemoteCopy, newest_checkpoint
@@ -68,7 +69,7 @@ def build_run(config: RunConfig) -> Trainer:
     )
     for dataset in data.datasets:
         _check_data(dataset, config)
-    validation = open_split(config.data.validation, config) if config.data.validation else None
+    validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
     if sum(dataset.num_tokens for dataset in data.datasets) < config.tokens_per_step:
         described = ", ".join(
             f"{dataset.path}: the split {dataset.split} holds {dataset.num_tokens:,} tokens"
@@ -94,6 +95,7 @@ def build_run(config: RunConfig) -> Trainer:
         lr_factor=config.lr_factor,
         data=data,
         validation=validation,
+        generator=TextSampler(model, tokenizer, accelerator),
         accelerator=accelerator,
         parallel=parallel,
         callbacks={name: own for name, own in callbacks.items() if own.every_rank or parallel.is_main},
@@ -195,16 +197,19 @@ def load_model_config(checkpoint: Path) -> ModelConfig:
     return _validated(ModelConfig, _read_config(checkpoint).get("model"), checkpoint)
 
 
-def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
+def load_model(
+    path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, weights: str = "model"
+) -> GPT:
     """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode, its weights as `dtype`.
 
-    Calling it maps `input_ids` (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there.
+    `weights` is "model", or the name of an `ema` callback, for its average. Calling the model maps `input_ids`
+    (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there, or no such average.
     """
     folder = find_checkpoint(Path(path))
     with torch.device("meta"):
         model = GPT(load_model_config(folder))
-    weights = {name: tensor.to(device, dtype) for name, tensor in read_tensors(folder, "model").items()}
-    model.load_state_dict(weights, assign=True)
+    tensors = read_tensors(folder, weights_file(folder, weights))
+    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
     return model.to(device).eval()
 
 

@@ -87,14 +87,13 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
 
 
 def _split_differs(data: DataConfig) -> Iterator[Problem]:
-    if data.validation is None:
-        return
-    *train, validation = data.used_sources()
-    if any((source.path, source.split) == (validation.path, validation.split) for source in train):
-        yield Problem(
-            ("data", "validation"),
-            "is the training data itself, so it would measure memory, not learning; name another split, or null",
-        )
+    train = [(source.path, source.split) for source in data.training_sources()]
+    for name, source in data.validation_sources().items():
+        if (source.path, source.split) in train:
+            yield Problem(
+                ("data", "validation", *(("sources", name) if name else ())),
+                "is the training data itself, so it would measure memory, not learning; name another split, or null",
+            )
 
 
 def _ranks_divide_model(model: ModelConfig, accelerator: AcceleratorConfig) -> Iterator[Problem]:
@@ -126,13 +125,12 @@ def _ranks_divide_batch(accelerator: AcceleratorConfig, trainer: TrainerConfig) 
         )
 
 
-def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
-    for name, callback in callbacks.items():
-        if getattr(callback, "kind", None) == "evaluate" and data.validation is None:
-            yield Problem(
-                ("callbacks", name),
-                f"needs data.validation, which is null; name a split there, or drop it with ~callbacks.{name}",
-            )
+def _callbacks_fit(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
+    used = {name: callback for name, callback in callbacks.items() if callback is not None}
+    sets = list(data.validation_sources())
+    for name, callback in used.items():
+        for problem in callback.problems_in_run(name, used, sets):
+            yield Problem(("callbacks", name, *problem.path), problem.message)
 
 
 def _one_checkpoint_callback(callbacks: dict[str, AnyCallback | None]) -> Iterator[Problem]:
@@ -156,7 +154,7 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
     (("data",), _split_differs),
-    (("callbacks", "data"), _evaluation_has_data),
+    (("callbacks", "data"), _callbacks_fit),
     (("callbacks",), _one_checkpoint_callback),
     (("output_dir",), _output_is_local),
     (("model", "accelerator"), _ranks_divide_model),

@@ -38,8 +38,11 @@ ALLOWED = {
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.launch": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
-    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"}
+    | {"modelzoo.text_samples"},
     "modelzoo.text_stream": set(),
+    "modelzoo.text_samples": CONFIG_LAYER
+    | {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer", "modelzoo.trainer.accelerator"},
     "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
     "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},

@@ -15,18 +15,21 @@ def command(
     out: Path = typer.Argument(..., metavar="HF_DIR", help="The directory to write; must not exist."),
     max_shard_size: str = typer.Option("5GB", help="Weights beyond this go into several files."),
     check: bool = typer.Option(True, help="Compare logits with transformers, where it is installed."),
+    weights: str = typer.Option("model", help="model, or the name of an `ema` callback: its averaged weights."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Write a checkpoint in Hugging Face's form: weights, config, tokenizer; and compare logits."""
     with whole_or_nothing(out):
-        report = run(checkpoint, out, max_shard_size=max_shard_size, check=check)
+        report = run(checkpoint, out, max_shard_size=max_shard_size, check=check, weights=weights)
     if as_json:
         print(json.dumps(report, indent=1))
     else:
         print(f"{report['folder']}: {report['architecture']} from {report['from']}; {describe(report)}")
 
 
-def run(checkpoint: Path, out: Path, *, max_shard_size: str = "5GB", check: bool = True) -> dict[str, Any]:
+def run(
+    checkpoint: Path, out: Path, *, max_shard_size: str = "5GB", check: bool = True, weights: str = "model"
+) -> dict[str, Any]:
     """The report that `command` prints."""
     from modelzoo.cli.progress import counting
     from modelzoo.convert.exporting import export_model
@@ -41,6 +44,7 @@ def run(checkpoint: Path, out: Path, *, max_shard_size: str = "5GB", check: bool
         out,
         max_file_bytes=max_file_bytes,
         check=check,
+        weights=weights,
         progress=counting,
         on_note=note,
     )

@@ -81,6 +81,7 @@ def _train(
     from modelzoo.files import write_text
     from modelzoo.launch import resume
     from modelzoo.run_config import dump_yaml
+    from modelzoo.trainer.metric_names import described_losses
     from modelzoo.trainer.trainer import NonFiniteError
 
     checkpoint, notes = resume(trainer, config)
@@ -92,7 +93,7 @@ def _train(
         f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
-    if trainer.step < trainer.total_steps or trainer.evaluation_due:
+    if not trainer.is_complete or trainer.evaluation_due:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
         if trainer.parallel.is_main:
@@ -114,20 +115,16 @@ def _train(
             return None
     else:
         say(f"already complete: {checkpoint}")
+    if trainer.ended_early is not None:
+        say(f"ended early, after step {trainer.step:,} of {trainer.total_steps:,}: {trainer.ended_early}")
     numbers = _last_numbers(config)
     if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
         numbers["tokens_per_second"] = trainer.tokens_per_second
     say(
         f"done: step {trainer.step:,}"
-        + "".join(
-            f", {label} {numbers[key]:{form}}"
-            for key, label, form in (
-                ("loss", "loss", ".4f"),
-                ("validation_loss", "validation loss", ".4f"),
-                ("tokens_per_second", "tokens/s", ",.0f"),
-            )
-            if key in numbers
-        )
+        + (f", loss {numbers['loss']:.4f}" if "loss" in numbers else "")
+        + "".join(f", {line}" for line in described_losses(numbers))
+        + (f", tokens/s {numbers['tokens_per_second']:,.0f}" if "tokens_per_second" in numbers else "")
     )
     say(f"next: modelzoo generate {trainer.run_dir} --prompt TEXT")
     return numbers

@@ -1,5 +1,6 @@
 """The `data` section of a run: which datasets, read in rows of which length."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -61,11 +62,41 @@ class MixtureConfig(Config):
         return {name: source for name, source in self.sources.items() if source is not None}
 
 
-def _kind_of_train(value: Any) -> str:
-    """The kind of `data.train`, which its keys tell as well."""
-    if isinstance(value, dict):
-        return str(value.get("kind", "mixture" if "sources" in value else "dataset"))
-    return str(getattr(value, "kind", "dataset"))
+class ValidationSets(Config):
+    """Several datasets, each measured by itself. Where an included file names one dataset, its keys would stay:
+    begin with `- override data: null` in the defaults."""
+
+    kind: Literal["sets"] = "sets"
+    """May be left out."""
+    sources: dict[str, SourceConfig | None]
+    """By a name of your choice, which ends the names of its numbers: `validation_loss/<name>`; null drops one that
+    an included file brings."""
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.used_sources():
+            yield Problem(("sources",), "is empty; name at least one source, or write validation: null")
+        for name in self.sources:
+            if not SET_NAME.fullmatch(name):
+                yield Problem(("sources", name), "its name must be of letters, digits, dots, dashes and underscores")
+
+    def used_sources(self) -> dict[str, SourceConfig]:
+        """The sources that are not null."""
+        return {name: source for name, source in self.sources.items() if source is not None}
+
+
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""It becomes a part of the names of numbers, and of files."""
+
+
+def _kind_by_keys(several: str) -> Discriminator:
+    """One dataset, or `several` where there are `sources`: the keys tell as well as `kind` does."""
+
+    def kind(value: Any) -> str:
+        if isinstance(value, dict):
+            return str(value.get("kind", several if "sources" in value else "dataset"))
+        return str(getattr(value, "kind", "dataset"))
+
+    return Discriminator(kind)
 
 
 class DataConfig(Config):
@@ -73,10 +104,15 @@ class DataConfig(Config):
 
     train: Annotated[
         Annotated[DatasetConfig, Tag("dataset")] | Annotated[MixtureConfig, Tag("mixture")],
-        Discriminator(_kind_of_train),
+        _kind_by_keys("mixture"),
     ]
     """Read in shuffled order, epoch after epoch."""
-    validation: SourceConfig | None = None
+    validation: (
+        Annotated[
+            Annotated[DatasetConfig, Tag("dataset")] | Annotated[ValidationSets, Tag("sets")], _kind_by_keys("sets")
+        ]
+        | None
+    ) = None
     """Read in order, once per evaluation; null trains without evaluating."""
     seq_len: Annotated[int, Field(gt=0, le=1_048_576)]
     """Tokens in a row. A dataset serves any length; nothing is preprocessed again."""
@@ -91,6 +127,12 @@ class DataConfig(Config):
         """The sources that are trained on."""
         return list(self.train.used_sources().values()) if isinstance(self.train, MixtureConfig) else [self.train]
 
+    def validation_sources(self) -> dict[str, SourceConfig]:
+        """The sources that are evaluated on, by name; the name of a single one is empty."""
+        if self.validation is None:
+            return {}
+        return self.validation.used_sources() if isinstance(self.validation, ValidationSets) else {"": self.validation}
+
     def used_sources(self) -> list[SourceConfig]:
         """Every source that the run reads, training first."""
-        return [*self.training_sources(), *([self.validation] if self.validation else [])]
+        return [*self.training_sources(), *self.validation_sources().values()]

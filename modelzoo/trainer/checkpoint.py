@@ -196,6 +196,21 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     return {key: tensor for file in tensor_files(folder, name) for key, tensor in load_file(file).items()}
 
 
+def weights_file(folder: Path, weights: str) -> str:
+    """What `read_tensors` is to read: of `model` its own weights, of the name of an `ema` callback its average.
+
+    Raises UserError where the checkpoint has no such average.
+    """
+    if weights == "model":
+        return weights
+    prefix = "callback_"
+    if not any(file.is_file() for file in tensor_files(folder, prefix + weights)):
+        found = {re.split(r"[.-]", path.name)[0].removeprefix(prefix) for path in folder.glob(f"{prefix}*.safetensors")}
+        there = ", ".join(["model", *sorted(found)])
+        raise UserError(f"{folder}: has no averaged weights of the name {weights}; there are: {there}")
+    return prefix + weights
+
+
 def tensor_files(folder: Path, name: str) -> list[Path]:
     """`<name>.safetensors`, or `<name>-00001-of-0000N.safetensors` and the others."""
     return sorted(folder.glob(f"{name}-?????-of-?????.safetensors")) or [folder / f"{name}.safetensors"]

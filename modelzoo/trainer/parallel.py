@@ -143,6 +143,13 @@ class Parallel:
             raise UserError(f"{source}: its weights do not fit the model: {'; '.join(sorted(problems)[:10])}")
         self.fill(model, weights.__getitem__)
 
+    def forget_gathered(self, model: nn.Module) -> None:
+        """Drop the whole weights that a forward pass without a backward pass leaves in the model's place of parts:
+        they take memory, and would be used again after the parts have changed."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def last_micro_batch(self, model: nn.Module, is_last: bool) -> None:
         """Say whether gradients are to be summed over the ranks in the next backward pass."""
         if isinstance(model, FSDPModule):
@@ -162,6 +169,25 @@ class Parallel:
         total = torch.tensor(values, dtype=torch.float64, device=self.mesh.device_type)
         distributed.all_reduce(total)
         return [float(value) / self.sizes[2] for value in total]
+
+    def sum_over_parts(self, values: Tensor, like: Sequence[Tensor]) -> Tensor:
+        """The sums over all ranks of `values` (N, …), fp64, whose entry i each rank took of its own part of tensor
+        `like[i]`; a part that several ranks hold counts once. The same on every rank, on the CPU."""
+        if self.mesh is None:
+            return values.cpu()
+        copies = [math.prod(self.sizes) // _num_parts(tensor) for tensor in like]
+        weights = torch.tensor(copies, dtype=values.dtype, device=values.device).view(-1, *[1] * (values.dim() - 1))
+        total = (values / weights).to(self.mesh.device_type)
+        distributed.all_reduce(total)
+        return total.cpu()
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of the ranks' values, one by one: the same on every rank."""
+        if self.mesh is None or not values:
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64, device=self.mesh.device_type)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return [float(value) for value in largest]
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
         """Scale the gradients to an L2 norm of at most `max_norm` together; the norm before."""
@@ -235,6 +261,11 @@ class Parallel:
 
 def _of_rank(name: str, rank: int) -> str:
     return f"{name}.rank{rank}" if rank else name
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:

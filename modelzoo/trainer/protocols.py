@@ -35,6 +35,25 @@ class TrainingData(Protocol):
     def state(self, step: int) -> dict[str, Any]: ...
 
 
+class TextGenerator(Protocol):
+    """Continues prompts, without a trace in any random state or in the model."""
+
+    def check(self, prompts: Sequence[str], max_new_tokens: int) -> None:
+        """Raise UserError for a prompt that the context does not hold."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float | None,
+        seed: int,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> list[str]:
+        """A continuation of each, prompt i drawn with seed + i; by other, whole `weights` where they are given."""
+        ...
+
+
 class ValidationData(Protocol):
     """A fixed set of sequences, in order, and the bytes of text a token stands for, where that is known."""
 

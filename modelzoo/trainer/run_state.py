@@ -25,7 +25,6 @@ def save(trainer: Trainer, writer: CheckpointWriter, then: Callable[[Path], None
         "loader": trainer.data.state(trainer.step),
         "scaler": trainer.scaler.state_dict(),
         "since_record": trainer.since_record,
-        "evaluation_due": trainer.evaluation_due,
         "callbacks": {name: own for name, callback in trainer.callbacks.items() if (own := callback.state())},
         "torch_version": torch.__version__,
     }
@@ -59,7 +58,6 @@ def restore(trainer: Trainer, folder: Path) -> None:
         trainer.accelerator.set_random_state(random_state)
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.since_record = state["since_record"]
-    trainer.evaluation_due = state["evaluation_due"]
     trainer.step = int(state["step"])
     for name, callback in trainer.callbacks.items():
         tensors = StoredTensors(folder, f"callback_{name}")

@@ -5,7 +5,7 @@ The model, the data and the optimizer arrive as objects; `protocols.py` says all
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from modelzoo.trainer.accelerator import Accelerator
-from modelzoo.trainer.callbacks.base import Callback
+from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
 from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss, loss_metrics, share_of
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import TrainingData, ValidationData
+from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
 from modelzoo.trainer.stop_signals import stop_on_signals
 
 
@@ -35,7 +35,8 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         lr_factor: Callable[[int], float],
         data: TrainingData,
-        validation: ValidationData | None,
+        validation: Mapping[str, ValidationData],
+        generator: TextGenerator,
         accelerator: Accelerator,
         parallel: Parallel,
         callbacks: Mapping[str, Callback],
@@ -43,16 +44,18 @@ class Trainer:
         tokens_per_step: int,
         documents: Mapping[str, str],
     ):
-        """`lr_factor` maps an update's number to the schedule's factor; `documents` go into each checkpoint."""
+        """`lr_factor` maps an update's number to the schedule's factor; `validation` is by name, and a single one
+        has an empty name; `documents` go into each checkpoint."""
         self.config = config
         self.model = model
         self.optimizer = optimizer
         self.lr_factor = lr_factor
         self.data = data
-        self.validation = validation
+        self.validation = dict(validation)
+        self.generator = generator
         self.accelerator = accelerator
         self.parallel = parallel
-        self.callbacks = dict(callbacks)
+        self.callbacks = dict(sorted(callbacks.items(), key=lambda item: item[1].turn))
         self.run_dir = run_dir
         self.tokens_per_step = tokens_per_step
         self.documents = dict(documents)
@@ -60,8 +63,6 @@ class Trainer:
         self.scaler = accelerator.gradient_scaler()
         self.step = 0
         self.stop_signal: int | None = None
-        self.evaluation_due = False
-        """A stop came while this step was to be evaluated; a resumed run evaluates it first."""
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
         self._clock = {"seconds": 0.0, "steps": 0}
         self._speed = {"seconds": 0.0, "tokens": 0}
@@ -74,9 +75,9 @@ class Trainer:
         try:
             with stop_on_signals(self._request_stop):
                 self._call("on_train_start")
-                if self.evaluation_due:
-                    self._call("on_step_end")  # again, for the evaluation that a stop cut short
-                while self.step < self.total_steps and not self._stop_came():
+                self._call("on_ready")
+                while not self.is_complete and not self._stop_came():
+                    self._call("on_step_start")
                     self._timed_step()
                     self._call("on_step_end")
                 self._call("on_train_end")
@@ -122,6 +123,7 @@ class Trainer:
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
         self.scaler.unscale_(self.optimizer)
+        self._call("on_gradients")
         clip = self.config.gradient_clip_norm
         norm = self.parallel.clip_gradients(self.model.parameters(), math.inf if clip is None else clip)
         overflow = self.scaler.is_enabled() and math.isfinite(loss_sum)  # the scaler skips it, and shrinks
@@ -144,17 +146,18 @@ class Trainer:
             numbers["loss_scale"] = self.scaler.get_scale()
         return numbers
 
-    def evaluate(self, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
-        """Loss (nats a token), perplexity and bits per byte on the validation data; None if a stop came."""
-        assert self.validation is not None
-        batches = self.validation.evaluation_batches(batch_size, max_batches)
+    def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
+        """Loss (nats a token), perplexity and bits per byte on a validation set; None if a stop came."""
+        data = self.validation[of_set]
+        batches = data.evaluation_batches(batch_size, max_batches)
         mine = (share_of(batch, self.parallel) for batch in batches)
         total = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
         self.model.train()
+        self.parallel.forget_gathered(self.model)
         if total is None:
             return None
         loss_sum, num_tokens = self.parallel.sum_over_data(total)
-        return loss_metrics(loss_sum, round(num_tokens), self.validation.bytes_per_token)
+        return loss_metrics(loss_sum, round(num_tokens), data.bytes_per_token)
 
     # ------------------------------------------------------------------ numbers
 
@@ -162,6 +165,10 @@ class Trainer:
         """Hand a record of numbers to every callback."""
         record = {"step": self.step, "tokens": self.step * self.tokens_per_step, **numbers}
         self._call("on_record", record)
+
+    def publish_samples(self, samples: Sequence[Sample]) -> None:
+        """Hand texts to every callback."""
+        self._call("on_samples", samples)
 
     def _publish_step(self, numbers: dict[str, float]) -> None:
         loss = self.since_record["loss_sum"] / max(1, self.since_record["num_tokens"])
@@ -177,6 +184,23 @@ class Trainer:
         return self._speed["tokens"] / self._speed["seconds"] if self._speed["seconds"] else math.nan
 
     # ------------------------------------------------------------------ plumbing
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why a callback has ended the run before its last step."""
+        if self.step >= self.total_steps:
+            return None
+        return next((why for callback in self.callbacks.values() if (why := callback.ends_run(self))), None)
+
+    @property
+    def is_complete(self) -> bool:
+        """No update is left to do."""
+        return self.step >= self.total_steps or self.ended_early is not None
+
+    @property
+    def evaluation_due(self) -> bool:
+        """A stop cut an evaluation of this step short; a resumed run takes it first."""
+        return any(callback.due for callback in self.callbacks.values())
 
     def _stop_came(self) -> bool:
         """Whether a signal has come to any of the ranks: all find out at the same place."""

@@ -191,10 +191,10 @@ def test_clipping_bounds_the_gradient(dataset, tmp_path):
 def test_evaluation_covers_every_token_of_the_split_once(dataset, tmp_path):
     """Uneven last batches change nothing: the loss is the sum over all tokens by their number."""
     trainer = build_run(small_config(dataset, tmp_path))
-    by_size = [trainer.evaluate(batch_size) for batch_size in (1, 3, 7)]
+    by_size = [trainer.evaluate("", batch_size) for batch_size in (1, 3, 7)]
     for metrics in by_size[1:]:
         assert metrics["loss"] == pytest.approx(by_size[0]["loss"], rel=1e-6)
-    data = trainer.validation
+    data = trainer.validation[""]
     assert data.bytes_per_token == data.num_bytes / data.num_tokens
     nats = by_size[0]["loss"] * data.num_tokens
     assert by_size[0]["bits_per_byte"] == pytest.approx(nats / math.log(2) / data.num_bytes)
@@ -300,7 +300,7 @@ def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
     trainer.train()
     batch = trainer.data.batch(0)
     assert 0 < batch["loss_mask"].sum() < batch["loss_mask"].size
-    metrics = trainer.evaluate(4)
+    metrics = trainer.evaluate("", 4)
     assert set(metrics) == {"loss", "perplexity"}
     assert losses(trainer)[-1] < losses(trainer)[0]
 

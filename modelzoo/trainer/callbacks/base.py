@@ -1,9 +1,9 @@
 """What a callback is: a config with a `kind`, and an object with the hooks the trainer calls."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelzoo.base_config import Config
+from modelzoo.base_config import Config, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +16,24 @@ class Callback:
 
     every_rank = False
     """Called on all ranks, because what it does takes all of them; an observer is called on the main rank alone."""
+    turn = 2
+    """At each hook the callbacks of a lower number come first, those of one number in the order of the YAML.
+    0: makes what others look at. 1: publishes what others wait for. 3: saves what the others know."""
+    due = False
+    """A stop cut short what this step asks for: a resumed run does it first. The same on every rank."""
 
     def on_train_start(self, trainer: "Trainer") -> None:
         """Once, after a checkpoint was loaded (or not), before the first update."""
+
+    def on_ready(self, trainer: "Trainer") -> None:
+        """Once, when all have started: for what is to be done before the first update of this process."""
+
+    def on_step_start(self, trainer: "Trainer") -> None:
+        """Before every update; `trainer.step` does not count it yet."""
+
+    def on_gradients(self, trainer: "Trainer") -> None:
+        """Between the backward pass and the optimizer, also where the update is then refused. The gradients are
+        whole (of all micro-batches and ranks), without a loss scale, and not clipped yet."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """After every update; `trainer.step` counts it already."""
@@ -26,8 +41,11 @@ class Callback:
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         """When numbers are published: `step` and `tokens` always, then `loss …` or `validation_loss …`."""
 
+    def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
+        """When the model has continued prompts; on the main rank alone."""
+
     def on_train_end(self, trainer: "Trainer") -> None:
-        """Once, after the last update, also of a run that a signal stopped."""
+        """Once, after the last update, also of a run that a signal stopped (`trainer.is_complete` tells)."""
 
     def close(self) -> None:
         """Always and last, also after an error."""
@@ -41,7 +59,20 @@ class Callback:
         return {}
 
     def load_state(self, state: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> None:
-        """Bring back both, from a checkpoint that has them."""
+        """Bring back both, from a checkpoint that has them; the tensors are whole. Before `on_train_start`."""
+
+    def ends_run(self, trainer: "Trainer") -> str | None:
+        """Why the run is over before its last step, in a sentence; the same on every rank. None: it is not."""
+        return None
+
+
+class Sample(NamedTuple):
+    """A prompt that the model has continued."""
+
+    prompt: str
+    text: str
+    seed: int
+    """Of its draws; equal seeds and weights give equal text."""
 
 
 class CallbackConfig(Config):
@@ -50,3 +81,10 @@ class CallbackConfig(Config):
     def build(self) -> Callback:
         """The callback this config describes."""
         raise NotImplementedError
+
+    def problems_in_run(
+        self, name: str, callbacks: "Mapping[str, CallbackConfig]", sets: Sequence[str]
+    ) -> Iterator[Problem]:
+        """What is wrong with it, by the `name` it has, beside a run's `callbacks` and the names of its validation
+        `sets` (one empty name: the only one). Paths are relative to this section."""
+        return iter(())

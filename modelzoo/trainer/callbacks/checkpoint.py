@@ -55,6 +55,7 @@ class CheckpointConfig(CallbackConfig):
 
 class Checkpoint(Callback):
     every_rank = True
+    turn = 3
 
     def __init__(self, config: CheckpointConfig):
         self.config = config

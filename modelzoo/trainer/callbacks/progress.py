@@ -1,16 +1,21 @@
 """Shows how the run is going: a bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig, Sample
+from modelzoo.trainer.metric_names import described_losses
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from modelzoo.trainer.trainer import Trainer
+
+SHOWN_CHARACTERS = 160
+"""Of a sample; `samples.jsonl` has all of it."""
 
 
 class ProgressConfig(CallbackConfig):
@@ -52,12 +57,11 @@ class Progress(Callback):
             self.bar.update(self.task, completed=trainer.step)
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
-        if "validation_loss" in record:
-            line = f"step {record['step']:,}: validation loss {record['validation_loss']:.4f}"
-            if "validation_bits_per_byte" in record:
-                line += f", {record['validation_bits_per_byte']:.4f} bits per byte"
-            self.console.print(line)
-        elif self.bar is not None:
+        for line in described_losses(record):
+            self.console.print(f"step {record['step']:,}: {line}")
+        if "loss" not in record:
+            return
+        if self.bar is not None:
             numbers = f"loss {record['loss']:.3f} · {record['tokens_per_second']:,.0f} tok/s"
             self.bar.update(self.task, numbers=numbers)
         elif time.monotonic() - self.last_line >= self.config.every_seconds or record["step"] == trainer.total_steps:
@@ -66,6 +70,13 @@ class Progress(Callback):
                 f"step {record['step']:,}/{trainer.total_steps:,}: loss {record['loss']:.4f}, "
                 f"lr {record['lr']:.3g}, {record['tokens_per_second']:,.0f} tokens/s, {self._time_left(trainer)} left"
             )
+
+    def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
+        for sample in samples:
+            line = " ".join(f"{sample.prompt}▸{sample.text}".split())
+            shown = "".join(c if c.isprintable() else "�" for c in line)  # nothing that a terminal would obey
+            short = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
+            self.console.print(f"step {trainer.step:,}: {short}", markup=False)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,8 +1,9 @@
 """Writes every record as TensorBoard scalars under `tensorboard/`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig, Sample
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,10 +34,21 @@ class TensorBoard(Callback):
         assert self.writer is not None
         for name, value in record.items():
             if name != "step":
-                group = "validation" if name.startswith("validation_") else "train"
-                tag = f"{group}/{name.removeprefix('validation_')}"
-                self.writer.add_scalar(tag, value, record["step"])
+                self.writer.add_scalar(_tag(name), value, record["step"])
+
+    def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
+        assert self.writer is not None
+        for number, sample in enumerate(samples):
+            text = "\n".join(f"    {line}" for line in (sample.prompt + sample.text).splitlines())  # as it is
+            self.writer.add_text(f"samples/{number}", text, trainer.step)
 
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+
+
+def _tag(name: str) -> str:
+    """`validation/loss/code` of `validation_loss/code`, `gradient_norm/blocks.0` as it is, `train/…` of the others."""
+    if name.startswith("validation_"):
+        return f"validation/{name.removeprefix('validation_')}"
+    return name if "/" in name else f"train/{name}"
