@@ -115,19 +115,25 @@ def _train(
     else:
         say(f"already complete: {checkpoint}")
     numbers = _last_numbers(config)
-    if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
-        numbers["tokens_per_second"] = trainer.tokens_per_second
-    say(
-        f"done: step {trainer.step:,}"
-        + "".join(
-            f", {label} {numbers[key]:{form}}"
-            for key, label, form in (
-                ("loss", "loss", ".4f"),
-                ("validation_loss", "validation loss", ".4f"),
-                ("tokens_per_second", "tokens/s", ",.0f"),
-            )
-            if key in numbers
-        )
-    )
+    if (speed := trainer.tokens_per_second) is not None:  # this process trained
+        numbers |= {"tokens_per_second": speed, **trainer.utilization.of(speed)}
+    say(_described(trainer.step, numbers))
     say(f"next: modelzoo generate {trainer.run_dir} --prompt TEXT")
     return numbers
+
+
+def _described(step: int, numbers: dict[str, Any]) -> str:
+    """The line that a run ends with."""
+    shown = (
+        ("loss", "loss", ".4f"),
+        ("validation_loss", "validation loss", ".4f"),
+        ("tokens_per_second", "tokens/s", ",.0f"),
+        ("mfu", "MFU", ".1%"),
+    )
+    line = f"done: step {step:,}"
+    for key, label, form in shown:
+        if key in numbers:
+            line += f", {label} " + ("n/a" if numbers[key] is None else f"{numbers[key]:{form}}")
+    if peak := numbers.get("peak_memory_bytes"):
+        line += f", peak memory {peak / 2**30:,.2f} GiB"
+    return line

@@ -16,6 +16,11 @@ class Callback:
 
     every_rank = False
     """Called on all ranks, because what it does takes all of them; an observer is called on the main rank alone."""
+    clock_part = "other"
+    """Where its time is counted: save, evaluate, or other."""
+    may_fail = False
+    """An error of its own is printed once and the run goes on without it: a logger, which needs a network or a disk.
+    Only for observers. What is wrong in the user's input (UserError) ends the run all the same."""
 
     def on_train_start(self, trainer: "Trainer") -> None:
         """Once, after a checkpoint was loaded (or not), before the first update."""

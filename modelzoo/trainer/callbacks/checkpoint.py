@@ -27,6 +27,7 @@ class CheckpointConfig(CallbackConfig):
 
 class Checkpoint(Callback):
     every_rank = True
+    clock_part = "save"
 
     def __init__(self, config: CheckpointConfig):
         self.config = config

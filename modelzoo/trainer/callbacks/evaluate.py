@@ -27,6 +27,7 @@ class EvaluateConfig(CallbackConfig):
 
 class Evaluate(Callback):
     every_rank = True
+    clock_part = "evaluate"
 
     def __init__(self, config: EvaluateConfig):
         self.config = config

@@ -39,7 +39,7 @@ def draw_loss(records: list[dict[str, Any]], path: Path, title: str) -> None:
         ("validation_loss", "validation", {"color": "#b3432b", "marker": "o", "markersize": 4}),
     )
     for key, label, style in styles:
-        points = [(r["tokens"] / 1e6, r[key]) for r in records if key in r]
+        points = [(r["tokens"] / 1e6, r[key]) for r in records if r.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set(title=title, xlabel="tokens seen (millions)", ylabel="loss (nats per token)")

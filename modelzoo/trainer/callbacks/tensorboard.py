@@ -20,6 +20,7 @@ class TensorBoardConfig(CallbackConfig):
 
 
 class TensorBoard(Callback):
+    may_fail = True
     writer: "SummaryWriter | None" = None
 
     def on_train_start(self, trainer: "Trainer") -> None:
@@ -32,7 +33,7 @@ class TensorBoard(Callback):
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         assert self.writer is not None
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and isinstance(value, int | float):  # no hashes, nothing that is n/a
                 group = "validation" if name.startswith("validation_") else "train"
                 tag = f"{group}/{name.removeprefix('validation_')}"
                 self.writer.add_scalar(tag, value, record["step"])
