@@ -135,11 +135,23 @@ def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataCon
             )
 
 
+def _callbacks_fit_run(
+    callbacks: dict[str, AnyCallback | None], trainer: TrainerConfig, data: DataConfig
+) -> Iterator[Problem]:
+    if trainer.max_steps is None and trainer.max_tokens is None:  # which the section itself reports
+        return
+    total_steps = trainer.total_steps(trainer.global_batch_size * data.seq_len)
+    for name, callback in callbacks.items():
+        for problem in callback.problems_in_run(total_steps) if callback is not None else ():
+            yield Problem(("callbacks", name, *problem.path), problem.message)
+
+
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
     (("data",), _split_differs),
     (("callbacks", "data"), _evaluation_has_data),
+    (("callbacks", "trainer", "data"), _callbacks_fit_run),
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
 ]

@@ -1,9 +1,9 @@
 """What a callback is: a config with a `kind`, and an object with the hooks the trainer calls."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelzoo.base_config import Config
+from modelzoo.base_config import Config, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,10 @@ class Callback:
 
 class CallbackConfig(Config):
     """Each kind stands in a file of its own, with its config and its callback."""
+
+    def problems_in_run(self, total_steps: int) -> Iterator[Problem]:
+        """What is wrong with this callback in a run of so many updates."""
+        return iter(())
 
     def build(self) -> Callback:
         """The callback this config describes."""
