@@ -77,11 +77,13 @@ class Progress(Callback):
         done = max(1, trainer.step - self.first_step)
         seconds = (time.monotonic() - self.started) / done * (trainer.total_steps - trainer.step)
         hours, minutes = int(seconds // 3600), int(seconds // 60) % 60
-        return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{int(seconds) % 60:02d}"
+        if hours >= 10:
+            return f"{hours:,}h"
+        return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{int(seconds) % 60:02d}"
 
 
 def _speed(record: dict[str, Any], separator: str) -> str:
     """Tokens per second and MFU, each n/a where it is unknown."""
     speed, mfu = record["tokens_per_second"], record["mfu"]
-    tokens = "n/a" if speed is None else f"{speed:,.0f}"
+    tokens = "n/a" if speed is None else f"{speed:,.0f}" if speed < 1e5 else f"{speed / 1e3:,.0f}k"
     return f"{tokens} tok/s{separator}MFU " + ("n/a" if mfu is None else f"{mfu:.0%}")
