@@ -59,7 +59,7 @@ def _last_numbers(config: "RunConfig") -> dict[str, Any]:
 
     numbers: dict[str, Any] = {}
     for record in read_metrics(run_dir_of(config) / FILE_NAME):
-        numbers.update(record)
+        numbers |= {name: value for name, value in record.items() if value is not None}
     return numbers
 
 
@@ -132,8 +132,10 @@ def _described(step: int, numbers: dict[str, Any]) -> str:
     )
     line = f"done: step {step:,}"
     for key, label, form in shown:
-        if key in numbers:
-            line += f", {label} " + ("n/a" if numbers[key] is None else f"{numbers[key]:{form}}")
+        if (value := numbers.get(key)) is not None:
+            line += f", {label} {value:{form}}"
+        elif key == "mfu":
+            line += ", MFU n/a"
     if peak := numbers.get("peak_memory_bytes"):
         line += f", peak memory {peak / 2**30:,.2f} GiB"
     return line

@@ -4,7 +4,7 @@ import json
 import math
 import resource
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +17,7 @@ from modelzoo.trainer import accelerator, step_clock
 from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback
-from modelzoo.trainer.callbacks.metrics import Metrics, read_metrics
-from modelzoo.trainer.callbacks.progress import Progress, ProgressConfig
+from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.step_clock import ON_DEVICE, PARTS, STEP, WARMUP_STEPS, StepClock
 from modelzoo.trainer.utilization import Utilization, peak_flops
 from tests.runs import small_config
@@ -138,7 +137,7 @@ def test_a_devices_marks_divide_the_time_that_the_program_waited(monkeypatch):
             return end.at - self.at
 
     clock = StepClock(Mark)
-    for part, on_host, on_device in (("forward", 0.1, 1000), ("backward", 0.1, 2000), ("optimizer", 3.8, 1000)):
+    for part, on_host, on_device in (("forward", 0.1, 900), ("backward", 0.1, 1800), ("optimizer", 3.8, 900)):
         with clock.part(part):
             watch.seconds += on_host
             Mark.device_milliseconds += on_device
@@ -180,7 +179,7 @@ def test_peak_memory_is_that_of_the_process_and_of_the_largest_rank(dataset, tmp
     peak = Accelerator(torch.device("cpu"), "fp32", False, False).peak_memory_bytes()
     assert held.nbytes < peak
     del held
-    assert accelerator._peak_resident_bytes() >= peak
+    assert accelerator._peak_resident_bytes() >= 0.99 * peak  # the system counts in batches
     assert peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.01
     trainer = launch(small_config(dataset, tmp_path, "trainer.max_steps=4"))
     trainer.parallel.any = lambda flag: max(flag, 2**50) if flag > 2**20 else flag  # what another rank has
@@ -190,6 +189,7 @@ def test_peak_memory_is_that_of_the_process_and_of_the_largest_rank(dataset, tmp
 
 # ---------------------------------------------------------------------- FLOPs, MFU, HFU
 
+MAX_1550 = "Intel(R) Data Center GPU Max 1550"
 FAMILIES = {
     "gptj": ("gptj_tiny", []),
     "gpt_neox": ("gpt_neox_tiny", []),
@@ -262,6 +262,25 @@ def test_a_forward_pass_is_a_third(dataset, tmp_path):
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(2, 24, dtype=torch.long))
     assert 3 * counter.get_total_flops() == 2 * 24 * model.config.flops_per_token(24)
+
+
+def test_a_devices_peak_is_looked_up_by_its_whole_name_and_the_precision_used(monkeypatch):
+    found = {"cuda": SimpleNamespace(name="NVIDIA H200"), "xpu": SimpleNamespace(name=MAX_1550, gpu_eu_count=512)}
+    module = lambda device: SimpleNamespace(get_device_properties=lambda device: found[device.type])  # noqa: E731
+    monkeypatch.setattr(torch, "get_device_module", module)
+
+    def peak(device, precision):
+        return Accelerator(torch.device(device), precision, False, False).peak_flops
+
+    assert peak("cuda", "bf16") == pytest.approx(989.4e12)
+    assert peak("cuda", "fp32") == pytest.approx(66.9e12)
+    assert peak("xpu", "bf16") == pytest.approx(419.4e12)
+    assert peak("cpu", "bf16") is None
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert peak("cuda", "fp32") == pytest.approx(494.7e12)
+    assert peak("cuda", "bf16") == pytest.approx(989.4e12)
+    found["cuda"].name = "NVIDIA H200 MIG 1g.18gb"
+    assert peak("cuda", "bf16") is None
 
 
 @pytest.mark.parametrize(
@@ -374,162 +393,3 @@ def test_a_hash_knows_every_value_and_no_type():
         changed[2, 3] = 0
         others.append({**batch, key: changed})
     assert len({batch_sha256(other) for other in [batch, *others]}) == 6
-
-
-# ---------------------------------------------------------------------- loggers
-
-
-class Failing(Callback):
-    may_fail = True
-    calls = 0
-
-    def on_record(self, trainer, record):
-        Failing.calls += 1
-        raise ConnectionError("no network")
-
-    def close(self):
-        raise ConnectionError("no network")
-
-
-def test_a_logger_that_fails_is_named_once_and_the_run_goes_on(dataset, tmp_path, capsys):
-    bare = launch(small_config(dataset, tmp_path / "bare", "model.dropout=0.1"))
-    bare.train()
-    trainer = launch(small_config(dataset, tmp_path / "failing", "model.dropout=0.1"))
-    trainer.callbacks = {"far_away": Failing(), **trainer.callbacks}
-    assert trainer.train()
-    said = capsys.readouterr().err
-    assert said.count("far_away") == 1
-    assert "callbacks.far_away failed, and is left out from here on: ConnectionError: no network" in said
-    assert Failing.calls == 1
-    assert [r["loss"] for r in records(trainer, "loss")] == [r["loss"] for r in records(bare, "loss")]
-
-    broken = launch(small_config(dataset, tmp_path / "broken"))
-    broken.callbacks["metrics"].on_record = Failing().on_record  # what must not fail
-    with pytest.raises(ConnectionError):
-        broken.train()
-
-
-def test_metrics_are_strict_json(tmp_path):
-    trainer = type("Trainer", (), {"run_dir": tmp_path})()
-    Metrics().on_record(trainer, {"step": 1, "gradient_norm": math.inf, "loss": math.nan, "mfu": None, "text": "a"})
-    line = (tmp_path / "metrics.jsonl").read_text()
-    found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert found == {"step": 1, "gradient_norm": None, "loss": None, "mfu": None, "text": "a"}
-
-
-def test_a_line_of_progress_fits_a_terminal(capsys):
-    trainer = type("Trainer", (), {"step": 1_300_000, "total_steps": 1_493_333})()
-    progress = Progress(ProgressConfig(every_seconds=0))
-    progress.on_train_start(trainer)
-    progress.started, progress.first_step = time.monotonic() - 1e6, 0
-    record = {"step": 1_300_000, "loss": 2.34567, "lr": 5.809e-5, "tokens_per_second": 123_456.7, "mfu": 0.4567}
-    progress.on_record(trainer, record)
-    progress.on_record(trainer, {"step": 1_300_000, "seconds": 1.0})  # the closing record, which it passes over
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "loss 2.3457, lr 5.8e-05, 123k tok/s, MFU 46%, 41h left" in line
-    assert len(line) <= 80
-
-
-WANDB = "+callbacks.wandb={kind: wandb, mode: offline}"
-
-
-def test_wandb_writes_offline_and_goes_on_under_its_id(dataset, tmp_path, monkeypatch):
-    """With TensorBoard beside it. The package itself is replaced: its service takes seconds to start."""
-    log = _stand_in(monkeypatch)
-    extra = ["schedule=constant", "+callbacks.tensorboard={kind: tensorboard}", WANDB]
-    first = launch(small_config(dataset, tmp_path, *extra, "trainer.max_steps=4"))
-    first.train()
-    again = launch(small_config(dataset, tmp_path, *extra, "trainer.max_steps=6"))
-    again.train()
-    ids = [begun["id"] for begun in log["init"]]
-    assert ids[0] == ids[1]
-    assert all(begun["mode"] == "offline" and begun["dir"] == str(first.run_dir) for begun in log["init"])
-    assert log["init"][1]["config"]["trainer"]["max_steps"] == 6
-    steps = [step for step, numbers in log["log"] if "loss" in numbers]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    assert all(value is not None for _, numbers in log["log"] for value in numbers.values())
-    assert log["finish"] == 2
-    assert list((first.run_dir / "tensorboard").glob("events*"))
-
-
-def _stand_in(monkeypatch):
-    import sys
-    from types import ModuleType
-
-    log = {"init": [], "log": [], "finish": 0}
-
-    class Run:
-        def log(self, numbers, step):
-            log["log"].append((step, numbers))
-
-        def finish(self):
-            log["finish"] += 1
-
-    module = ModuleType("wandb")
-    module.Settings = dict
-    module.init = lambda **options: log["init"].append(options) or Run()
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setattr("modelzoo.trainer.callbacks.wandb.version", lambda name: "0")
-    return log
-
-
-@pytest.mark.long
-def test_wandb_itself_offline(dataset, tmp_path):
-    pytest.importorskip("wandb")
-    bare = launch(small_config(dataset, tmp_path / "bare", "model.dropout=0.1"))
-    bare.train()
-    trainer = launch(small_config(dataset, tmp_path / "logged", "model.dropout=0.1", WANDB))
-    trainer.train()
-    (written,) = trainer.run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    assert trainer.callbacks["wandb"].run_id in written.name
-    assert b"batches_sha256" in written.read_bytes()
-    assert [r["loss"] for r in records(trainer, "loss")] == [r["loss"] for r in records(bare, "loss")]
-
-
-def test_wandb_that_is_not_installed_is_named_with_the_remedy(dataset, tmp_path, monkeypatch):
-    from importlib.metadata import PackageNotFoundError
-
-    def absent(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("modelzoo.trainer.callbacks.wandb.version", absent)
-    with pytest.raises(ValueError, match="pip install"):
-        build_run(small_config(dataset, tmp_path, WANDB))
-
-
-# ---------------------------------------------------------------------- profiling
-
-
-def profile(start_step, num_steps):
-    return f"+callbacks.profile={{kind: profile, start_step: {start_step}, num_steps: {num_steps}}}"
-
-
-def test_a_profile_holds_the_steps_asked_for_and_changes_nothing(dataset, tmp_path, capsys):
-    extra = ["model.dropout=0.1", "trainer.max_steps=6", "trainer.micro_batch_size=4", "~callbacks.evaluate"]
-    bare = launch(small_config(dataset, tmp_path / "bare", *extra))
-    bare.train()
-    trainer = launch(small_config(dataset, tmp_path / "traced", *extra, profile(1, 3)))
-    trainer.train()
-    assert [r["loss"] for r in records(trainer, "loss")] == [r["loss"] for r in records(bare, "loss")]
-    folder = trainer.run_dir / "profile"
-    assert {path.name for path in folder.iterdir()} == {
-        "steps_00000002-00000004.json",
-        "steps_00000002-00000004.operators.txt",
-    }
-    events = json.loads((folder / "steps_00000002-00000004.json").read_text())["traceEvents"]
-    labels = [event["name"] for event in events if event.get("cat") == "user_annotation"]
-    assert (labels.count("forward"), labels.count("backward")) == (3 * 2, 3 * (2 + 1))
-    assert "aten::mm" in (folder / "steps_00000002-00000004.operators.txt").read_text()
-    said = capsys.readouterr().err
-    assert "no memory snapshot on cpu" in said
-    assert "steps 2 to 4 are traced" in said
-
-
-def test_a_profile_outside_the_run_is_refused_and_one_that_is_past_is_named(dataset, tmp_path, capsys):
-    with pytest.raises(ValueError, match="exceed the run's 6 steps"):
-        small_config(dataset, tmp_path, "trainer.max_steps=6", profile(4, 3))
-    launch(small_config(dataset, tmp_path, "trainer.max_steps=4", "schedule=constant")).train()
-    trainer = launch(small_config(dataset, tmp_path, "trainer.max_steps=6", "schedule=constant", profile(2, 3)))
-    trainer.train()
-    assert "step 4 is beyond start_step=2: nothing is traced" in capsys.readouterr().err
-    assert not Path(trainer.run_dir / "profile").exists()
