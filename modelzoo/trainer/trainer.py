@@ -99,8 +99,12 @@ class Trainer:
         """An update, and its record where one is due."""
         numbers = self.update()
         self.step += 1
+        publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
+        if publish:
+            with self.clock.part("optimizer"):  # the device may be at it still
+                self.accelerator.synchronize()
         self.clock.step_done(self.tokens_per_step)
-        if self.step % self.config.log_every_steps == 0 or self.step == self.total_steps:
+        if publish:
             self._publish_step(numbers)
 
     def update(self) -> dict[str, float]:
@@ -187,8 +191,7 @@ class Trainer:
 
     def _meters(self) -> dict[str, float | None]:
         """Speed, where the time went since the last record, and memory; every rank calls this."""
-        with self.clock.part("optimizer"):  # the device may be at it still
-            self.accelerator.synchronize()
+        self.accelerator.synchronize()
         peak = self.accelerator.peak_memory_bytes()
         numbers = self.clock.record()
         return {

@@ -30,9 +30,9 @@ class Failing(Callback):
 
 
 def test_a_logger_that_fails_is_named_once_and_the_run_goes_on(dataset, tmp_path, capsys):
-    bare = launch(small_config(dataset, tmp_path / "bare", "model.dropout=0.1"))
+    bare = launch(small_config(dataset, tmp_path / "bare", "model.dropout=0.1", "trainer.max_steps=4"))
     bare.train()
-    trainer = launch(small_config(dataset, tmp_path / "failing", "model.dropout=0.1"))
+    trainer = launch(small_config(dataset, tmp_path / "failing", "model.dropout=0.1", "trainer.max_steps=4"))
     trainer.callbacks = {"far_away": Failing(), **trainer.callbacks}
     assert trainer.train()
     said = capsys.readouterr().err
