@@ -1,5 +1,6 @@
 """The one place where the parts meet: a RunConfig becomes a Trainer, a checkpoint becomes a model."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.remote_copy import RemoteCopy, newest_checkpoint
 from modelzoo.trainer.run_state import restore
 from modelzoo.trainer.trainer import Trainer
+from modelzoo.trainer.utilization import Utilization
 
 C = TypeVar("C", bound=Config)
 
@@ -105,7 +107,16 @@ def build_run(config: RunConfig) -> Trainer:
             "config.yaml": dump_yaml(config),
             "tokenizer.json": tokenizer,
         },
+        utilization=_utilization(config, accelerator, parallel),
     )
+
+
+def _utilization(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> Utilization:
+    """The model's FLOPs beside the peak of all ranks' devices, which are taken to be alike."""
+    seq_len, peak = config.data.seq_len, accelerator.peak_flops
+    flops = config.model.flops_per_token(seq_len)
+    again = config.model.recomputed_flops_per_token(seq_len, config.accelerator.activation_checkpointing)
+    return Utilization(flops, flops + again, None if peak is None else peak * math.prod(parallel.sizes))
 
 
 def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:

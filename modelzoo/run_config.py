@@ -150,6 +150,17 @@ def _output_is_local(output_dir: str) -> Iterator[Problem]:
         )
 
 
+def _callbacks_fit_run(
+    callbacks: dict[str, AnyCallback | None], trainer: TrainerConfig, data: DataConfig
+) -> Iterator[Problem]:
+    if trainer.max_steps is None and trainer.max_tokens is None:  # which the section itself reports
+        return
+    total_steps = trainer.total_steps(trainer.global_batch_size * data.seq_len)
+    for name, callback in callbacks.items():
+        for problem in callback.problems_in_length(total_steps) if callback is not None else ():
+            yield Problem(("callbacks", name, *problem.path), problem.message)
+
+
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
@@ -157,6 +168,7 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("callbacks", "data"), _callbacks_fit),
     (("callbacks",), _one_checkpoint_callback),
     (("output_dir",), _output_is_local),
+    (("callbacks", "trainer", "data"), _callbacks_fit_run),
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
 ]

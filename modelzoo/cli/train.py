@@ -59,7 +59,7 @@ def _last_numbers(config: "RunConfig") -> dict[str, Any]:
 
     numbers: dict[str, Any] = {}
     for record in read_metrics(run_dir_of(config) / FILE_NAME):
-        numbers.update(record)
+        numbers |= {name: value for name, value in record.items() if value is not None}
     return numbers
 
 
@@ -118,13 +118,21 @@ def _train(
     if trainer.ended_early is not None:
         say(f"ended early, after step {trainer.step:,} of {trainer.total_steps:,}: {trainer.ended_early}")
     numbers = _last_numbers(config)
-    if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
-        numbers["tokens_per_second"] = trainer.tokens_per_second
-    say(
-        f"done: step {trainer.step:,}"
-        + (f", loss {numbers['loss']:.4f}" if "loss" in numbers else "")
-        + "".join(f", {line}" for line in described_losses(numbers))
-        + (f", tokens/s {numbers['tokens_per_second']:,.0f}" if "tokens_per_second" in numbers else "")
-    )
+    if (speed := trainer.tokens_per_second) is not None:  # this process trained
+        numbers |= {"tokens_per_second": speed, **trainer.utilization.of(speed)}
+    say(_described(trainer.step, numbers))
     say(f"next: modelzoo generate {trainer.run_dir} --prompt TEXT")
     return numbers
+
+
+def _described(step: int, numbers: dict[str, Any]) -> str:
+    """The line that a run ends with."""
+    line = f"done: step {step:,}" + (f", loss {numbers['loss']:.4f}" if "loss" in numbers else "")
+    line += "".join(f", {losses}" for losses in described_losses(numbers))
+    if (speed := numbers.get("tokens_per_second")) is not None:
+        line += f", {speed:,.0f} tokens/s"
+    mfu = numbers.get("mfu")
+    line += ", MFU n/a" if mfu is None else f", MFU {mfu:.1%}"
+    if peak := numbers.get("peak_memory_bytes"):
+        line += f", peak memory {peak / 2**30:,.2f} GiB"
+    return line

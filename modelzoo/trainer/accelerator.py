@@ -6,15 +6,20 @@ What a backend lacks is looked up in LACKS, downgraded and printed; `strict: tru
 import ctypes
 import os
 import platform
+import resource
 import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
+from modelzoo.trainer.step_clock import Mark
+from modelzoo.trainer.utilization import peak_flops
 
 LACKS: dict[str, dict[str, str]] = {
     "cpu": {"cpu_offload": "parameters lie in the CPU's memory anyway"},
@@ -77,6 +82,48 @@ class Accelerator:
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
+    def mark(self) -> Mark | None:
+        """A point in the device's queue that knows its time; None on the CPU, which has no queue."""
+        if self.device.type == "cpu":
+            return None
+        return torch.get_device_module(self.device).Event(enable_timing=True)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOPs a second that the device can do at best at this precision; None where that is unknown."""
+        name, precision = self.device.type, self.precision
+        if self.device.type in ("cuda", "xpu"):
+            properties = torch.get_device_module(self.device).get_device_properties(self.device)
+            name = properties.name
+            if self.device.type == "xpu":
+                name += f", {properties.gpu_eu_count} engines"
+            if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
+                precision = "tf32"
+        return peak_flops(name, precision)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most memory in use at once so far: of tensors on the device, on the CPU of the whole process.
+
+        None where the device does not count it.
+        """
+        if self.device.type == "cpu":
+            return _peak_resident_bytes()
+        if self.device.type in ("cuda", "xpu"):
+            return int(torch.accelerator.max_memory_allocated())
+        return None
+
+    def record_allocations(self) -> bool:
+        """Begin to write down every allocation, with its place in the program. False where the device cannot."""
+        if self.device.type != "cuda":
+            return False
+        torch.cuda.memory._record_memory_history()
+        return True
+
+    def write_allocations(self, path: Path) -> None:
+        """What `record_allocations` has written down, for https://pytorch.org/memory_viz; it ends there."""
+        torch.cuda.memory._dump_snapshot(str(path))
+        torch.cuda.memory._record_memory_history(enabled=None)
+
 
 def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
     """The device of this machine that the config asks for. UserError where there is none such."""
@@ -120,6 +167,16 @@ def _device(wanted: str) -> torch.device:
             f"{', '.join(available)}. Use accelerator.device=auto, or install a torch build for {wanted}"
         )
     return torch.device(wanted)
+
+
+def _peak_resident_bytes() -> int:
+    try:  # getrusage would count the program that started this one too
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def keep_freed_memory() -> bool:

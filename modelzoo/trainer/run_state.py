@@ -25,6 +25,8 @@ def save(trainer: Trainer, writer: CheckpointWriter, then: Callable[[Path], None
         "loader": trainer.data.state(trainer.step),
         "scaler": trainer.scaler.state_dict(),
         "since_record": trainer.since_record,
+        "batches": trainer.batches,
+        "elapsed_seconds": trainer.clock.elapsed,
         "callbacks": {name: own for name, callback in trainer.callbacks.items() if (own := callback.state())},
         "torch_version": torch.__version__,
     }
@@ -58,6 +60,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
         trainer.accelerator.set_random_state(random_state)
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.since_record = state["since_record"]
+    trainer.batches = state.get("batches", trainer.batches)  # absent: saved before there were hashes
+    trainer.clock.resume(state.get("elapsed_seconds", 0.0))
     trainer.step = int(state["step"])
     for name, callback in trainer.callbacks.items():
         tensors = StoredTensors(folder, f"callback_{name}")

@@ -4,7 +4,7 @@ The model, the data and the optimizer arrive as objects; `protocols.py` says all
 """
 
 import math
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelzoo.base_config import UserError
 from modelzoo.trainer.accelerator import Accelerator
+from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
 from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss, loss_metrics, share_of
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
+from modelzoo.trainer.step_clock import StepClock
 from modelzoo.trainer.stop_signals import stop_on_signals
+from modelzoo.trainer.utilization import Utilization
 
 
 class NonFiniteError(RuntimeError):
@@ -43,6 +47,7 @@ class Trainer:
         run_dir: Path,
         tokens_per_step: int,
         documents: Mapping[str, str],
+        utilization: Utilization,
     ):
         """`lr_factor` maps an update's number to the schedule's factor; `validation` is by name, and a single one
         has an empty name; `documents` go into each checkpoint."""
@@ -59,19 +64,23 @@ class Trainer:
         self.run_dir = run_dir
         self.tokens_per_step = tokens_per_step
         self.documents = dict(documents)
+        self.utilization = utilization
         self.total_steps = config.total_steps(tokens_per_step)
         self.scaler = accelerator.gradient_scaler()
         self.step = 0
         self.stop_signal: int | None = None
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
-        self._clock = {"seconds": 0.0, "steps": 0}
-        self._speed = {"seconds": 0.0, "tokens": 0}
+        self.batches = {"batch_sha256": "", "batches_sha256": ""}
+        """Of the newest batch that the weights have seen, and of all of them in their order."""
+        self.clock = StepClock(accelerator.mark)
+        self._failed: set[str] = set()
 
     # ------------------------------------------------------------------ the loop
 
     def train(self) -> bool:
         """Run to the end. False where SIGINT, SIGTERM or SIGUSR1 stopped the run after a whole step."""
         self.model.train()
+        self.clock.start()
         try:
             with stop_on_signals(self._request_stop):
                 self._call("on_train_start")
@@ -81,21 +90,21 @@ class Trainer:
                     self._timed_step()
                     self._call("on_step_end")
                 self._call("on_train_end")
+                self.publish(**{name: number for name, number in self._meters().items() if number is not None})
         finally:
-            for callback in self.callbacks.values():
-                callback.close()
+            for name, callback in self.callbacks.items():
+                self._guarded(name, callback.close)
         return self.stop_signal is None
 
     def _timed_step(self) -> None:
-        """An update, and its record where one is due; the clock leaves callbacks out."""
-        started = time.perf_counter()
+        """An update, and its record where one is due."""
         numbers = self.update()
         self.step += 1
         publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
         if publish:
-            self.accelerator.synchronize()
-        self._clock["seconds"] += time.perf_counter() - started
-        self._clock["steps"] += 1
+            with self.clock.part("optimizer"):  # the device may be at it still
+                self.accelerator.synchronize()
+        self.clock.step_done(self.tokens_per_step)
         if publish:
             self._publish_step(numbers)
 
@@ -105,21 +114,33 @@ class Trainer:
         The gradient is that of the mean over every unmasked token of the global batch, however the batch is
         cut into micro-batches. Raises NonFiniteError before a bad gradient could reach the weights.
         """
-        batch = self.data.batch(self.step)
-        num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
+        with self.clock.part("data"):
+            batch = self.data.batch(self.step)
+            num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
         rows = self.parallel.rows(len(batch["input_ids"]))
         micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for start in range(rows.start, rows.stop, micro_batch_size):
             stop = min(start + micro_batch_size, rows.stop)
             self.parallel.last_micro_batch(self.model, stop == rows.stop)
-            part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
-            with self.accelerator.autocast():
+            with self.clock.part("data"):
+                part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
+            with self.clock.part("forward"), self.accelerator.autocast():
                 part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
-            self.scaler.scale(part_sum / num_tokens).backward()
-            loss_sum += part_sum.detach()
-        (total,) = self.parallel.sum_over_data([loss_sum.item()])
-        return self._apply_gradients(total, num_tokens)
+            with self.clock.part("backward"):
+                self.scaler.scale(part_sum / num_tokens).backward()
+                loss_sum += part_sum.detach()
+        with self.clock.part("backward"):  # which this waits for
+            (total,) = self.parallel.sum_over_data([loss_sum.item()])
+        with self.clock.part("optimizer"):
+            numbers = self._apply_gradients(total, num_tokens)
+        with self.clock.part("data"):
+            link = batch_sha256(batch)
+            self.batches = {
+                "batch_sha256": link,
+                "batches_sha256": chained_sha256(self.batches["batches_sha256"], link),
+            }
+        return numbers
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
         self.scaler.unscale_(self.optimizer)
@@ -161,7 +182,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ numbers
 
-    def publish(self, **numbers: float) -> None:
+    def publish(self, **numbers: Any) -> None:
         """Hand a record of numbers to every callback."""
         record = {"step": self.step, "tokens": self.step * self.tokens_per_step, **numbers}
         self._call("on_record", record)
@@ -173,15 +194,23 @@ class Trainer:
     def _publish_step(self, numbers: dict[str, float]) -> None:
         loss = self.since_record["loss_sum"] / max(1, self.since_record["num_tokens"])
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
-        tokens, seconds = self._clock["steps"] * self.tokens_per_step, self._clock["seconds"]
-        self._speed = {"seconds": self._speed["seconds"] + seconds, "tokens": self._speed["tokens"] + tokens}
-        self._clock = {"seconds": 0.0, "steps": 0}
-        self.publish(loss=loss, **numbers, tokens_per_second=tokens / seconds)
+        self.publish(loss=loss, **numbers, **self._meters(), **self.batches)
+
+    def _meters(self) -> dict[str, float | None]:
+        """Speed, where the time went since the last record, and memory; every rank calls this."""
+        self.accelerator.synchronize()
+        peak = self.accelerator.peak_memory_bytes()
+        numbers = self.clock.record()
+        return {
+            **self.utilization.of(numbers["tokens_per_second"]),
+            **numbers,
+            "peak_memory_bytes": None if peak is None else self.parallel.any(peak),
+        }
 
     @property
-    def tokens_per_second(self) -> float:
-        """Of all updates of this process; evaluation and saving do not count."""
-        return self._speed["tokens"] / self._speed["seconds"] if self._speed["seconds"] else math.nan
+    def tokens_per_second(self) -> float | None:
+        """Of all updates of this process but the first; evaluation and saving do not count."""
+        return self.clock.tokens_per_second
 
     # ------------------------------------------------------------------ plumbing
 
@@ -211,5 +240,21 @@ class Trainer:
         self.stop_signal = number
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks.values():
-            getattr(callback, hook)(self, *arguments)
+        for name, callback in self.callbacks.items():
+            with self.clock.part(callback.clock_part):
+                self._guarded(name, getattr(callback, hook), self, *arguments)
+
+    def _guarded(self, name: str, hook: Callable[..., None], *arguments: Any) -> None:
+        """Call a callback; one that may fail is left out once it has."""
+        if name in self._failed:
+            return
+        try:
+            hook(*arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            if not self.callbacks[name].may_fail:
+                raise
+            self._failed.add(name)
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            print(f"note: callbacks.{name} failed, and is left out from here on: {reason}", file=sys.stderr)

@@ -72,6 +72,8 @@ def tensors(folder, name="model"):
 def assert_same_run(one, other):
     for key in ("loss", "gradient_norm", "validation_loss"):
         assert series(one, key) == pytest.approx(series(other, key), rel=1e-5), key
+    for key in ("batch_sha256", "batches_sha256"):
+        assert series(one, key) == series(other, key)
     for name in ("model", "optimizer"):
         theirs = tensors(other, name)
         assert tensors(one, name).keys() == theirs.keys()
@@ -259,7 +261,8 @@ def test_the_numbers_of_ranks_are_those_of_the_run(dataset, tmp_path, monkeypatc
     alone = run("gptj_tiny", [*small_overrides(dataset, tmp_path / "alone"), *SETTINGS, "trainer.max_steps=5"])
     for key in ("loss", "gradient_norm", "validation_loss"):
         assert numbers[key] == pytest.approx(alone[key], rel=1e-5), key
-    assert {"loss", "validation_loss", "tokens_per_second"} <= numbers.keys()
+    assert numbers["batches_sha256"] == alone["batches_sha256"]
+    assert {"loss", "validation_loss", "tokens_per_second", "peak_memory_bytes"} <= numbers.keys()
 
 
 def test_what_one_rank_finds_wrong_ends_all(dataset, tmp_path):

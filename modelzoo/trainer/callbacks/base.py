@@ -21,6 +21,11 @@ class Callback:
     0: makes what others look at. 1: publishes what others wait for. 3: saves what the others know."""
     due = False
     """A stop cut short what this step asks for: a resumed run does it first. The same on every rank."""
+    clock_part = "other"
+    """Where its time is counted: save, evaluate, or other."""
+    may_fail = False
+    """An error of its own is printed once and the run goes on without it: a logger, which needs a network or a disk.
+    Only for observers. What is wrong in the user's input (UserError) ends the run all the same."""
 
     def on_train_start(self, trainer: "Trainer") -> None:
         """Once, after a checkpoint was loaded (or not), before the first update."""
@@ -77,6 +82,10 @@ class Sample(NamedTuple):
 
 class CallbackConfig(Config):
     """Each kind stands in a file of its own, with its config and its callback."""
+
+    def problems_in_length(self, total_steps: int) -> Iterator[Problem]:
+        """What is wrong with this callback in a run of so many updates."""
+        return iter(())
 
     def build(self) -> Callback:
         """The callback this config describes."""

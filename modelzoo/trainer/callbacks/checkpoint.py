@@ -56,6 +56,7 @@ class CheckpointConfig(CallbackConfig):
 class Checkpoint(Callback):
     every_rank = True
     turn = 3
+    clock_part = "save"
 
     def __init__(self, config: CheckpointConfig):
         self.config = config

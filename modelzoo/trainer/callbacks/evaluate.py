@@ -69,6 +69,7 @@ class EvaluateConfig(CallbackConfig):
 class Evaluate(Callback):
     every_rank = True
     turn = 1
+    clock_part = "evaluate"
 
     def __init__(self, config: EvaluateConfig):
         self.config = config

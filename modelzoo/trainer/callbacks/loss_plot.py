@@ -44,7 +44,7 @@ def draw_loss(records: list[dict[str, Any]], path: Path, title: str) -> None:
             color = VALIDATION_COLORS[(len(styles) - 1) % len(VALIDATION_COLORS)]
             styles[key] = what, {"color": color, "marker": "o", "markersize": 4}
     for key, (label, style) in styles.items():
-        points = [(r["tokens"] / 1e6, r[key]) for r in records if key in r]
+        points = [(r["tokens"] / 1e6, r[key]) for r in records if r.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set(title=title, xlabel="tokens seen (millions)", ylabel="loss (nats per token)")

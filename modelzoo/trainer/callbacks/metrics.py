@@ -1,6 +1,7 @@
 """Writes every record as a line of JSON to `metrics.jsonl`."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +32,12 @@ class Metrics(Callback):
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         with (trainer.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({name: _in_json(value) for name, value in record.items()}) + "\n")
+
+
+def _in_json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them, and for what is unknown."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

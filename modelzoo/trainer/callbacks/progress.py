@@ -19,7 +19,7 @@ SHOWN_CHARACTERS = 160
 
 
 class ProgressConfig(CallbackConfig):
-    """Loss, tokens/s and time left; every validation result stays as a line of its own."""
+    """Loss, tokens/s, MFU and time left; every validation result stays as a line of its own."""
 
     kind: Literal["progress"] = "progress"
     every_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -43,7 +43,7 @@ class Progress(Callback):
         self.started, self.first_step, self.last_line = time.monotonic(), trainer.step, 0.0
         if self.console.is_terminal:
             columns = (
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(compact=True),
@@ -62,13 +62,13 @@ class Progress(Callback):
         if "loss" not in record:
             return
         if self.bar is not None:
-            numbers = f"loss {record['loss']:.3f} · {record['tokens_per_second']:,.0f} tok/s"
-            self.bar.update(self.task, numbers=numbers)
+            self.bar.update(self.task, numbers=f"loss {record['loss']:.3f} · {_speed(record, ' · ')}")
         elif time.monotonic() - self.last_line >= self.config.every_seconds or record["step"] == trainer.total_steps:
             self.last_line = time.monotonic()
             self.console.print(
                 f"step {record['step']:,}/{trainer.total_steps:,}: loss {record['loss']:.4f}, "
-                f"lr {record['lr']:.3g}, {record['tokens_per_second']:,.0f} tokens/s, {self._time_left(trainer)} left"
+                f"lr {record['lr']:.2g}, {_speed(record, ', ')}, {self._time_left(trainer)} left",
+                soft_wrap=True,
             )
 
     def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
@@ -86,4 +86,13 @@ class Progress(Callback):
         done = max(1, trainer.step - self.first_step)
         seconds = (time.monotonic() - self.started) / done * (trainer.total_steps - trainer.step)
         hours, minutes = int(seconds // 3600), int(seconds // 60) % 60
-        return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{int(seconds) % 60:02d}"
+        if hours >= 10:
+            return f"{hours:,}h"
+        return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{int(seconds) % 60:02d}"
+
+
+def _speed(record: dict[str, Any], separator: str) -> str:
+    """Tokens per second and MFU, each n/a where it is unknown."""
+    speed, mfu = record["tokens_per_second"], record["mfu"]
+    tokens = "n/a" if speed is None else f"{speed:,.0f}" if speed < 1e5 else f"{speed / 1e3:,.0f}k"
+    return f"{tokens} tok/s{separator}MFU " + ("n/a" if mfu is None else f"{mfu:.0%}")

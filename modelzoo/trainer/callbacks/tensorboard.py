@@ -21,6 +21,7 @@ class TensorBoardConfig(CallbackConfig):
 
 
 class TensorBoard(Callback):
+    may_fail = True
     writer: "SummaryWriter | None" = None
 
     def on_train_start(self, trainer: "Trainer") -> None:
@@ -33,7 +34,7 @@ class TensorBoard(Callback):
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         assert self.writer is not None
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and isinstance(value, int | float):  # no hashes, nothing that is n/a
                 self.writer.add_scalar(_tag(name), value, record["step"])
 
     def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
