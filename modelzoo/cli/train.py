@@ -81,7 +81,7 @@ def _train(
     from modelzoo.files import write_text
     from modelzoo.launch import resume
     from modelzoo.run_config import dump_yaml
-    from modelzoo.trainer.trainer import NonFiniteError
+    from modelzoo.trainer.bad_updates import TrainingError
 
     checkpoint, notes = resume(trainer, config)
     for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
@@ -99,7 +99,7 @@ def _train(
             write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
         try:
             finished = trainer.train()
-        except NonFiniteError as error:
+        except TrainingError as error:
             say(f"error: {error}; what was saved before is in {trainer.run_dir}/checkpoints")
             raise typer.Exit(1) from None
         except torch.OutOfMemoryError as error:

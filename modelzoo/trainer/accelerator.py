@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
+from modelzoo.trainer.loss_scale import LossScale
 
 LACKS: dict[str, dict[str, str]] = {
     "cpu": {},
@@ -44,9 +45,9 @@ class Accelerator:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
-    def gradient_scaler(self) -> torch.amp.GradScaler:
+    def gradient_scaler(self) -> LossScale:
         """Scales the loss under fp16, whose gradients underflow otherwise; does nothing elsewhere."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return LossScale(enabled=self.precision == "fp16")
 
     def random_state(self) -> dict[str, Tensor]:
         """The generators that dropout draws from, by device type."""

@@ -29,6 +29,10 @@ class TensorBoard(Callback):
             str(trainer.run_dir / "tensorboard"), purge_step=trainer.step + 1 if trainer.step else None
         )
 
+    def on_rollback(self, trainer: "Trainer") -> None:
+        self.close()
+        self.on_train_start(trainer)
+
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         assert self.writer is not None
         for name, value in record.items():
