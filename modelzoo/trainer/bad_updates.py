@@ -14,8 +14,6 @@ from typing import Any
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import BadUpdatesConfig, Range
 
-LARGEST_NORM = 1e18
-"""Of a gradient that is not clipped: the squares of larger ones overflow in the optimizer's second moment."""
 LIMIT_BATCHES = 1000
 """`bad_updates.limit` holds for any so many batches in succession."""
 MAD_TO_DEVIATION = 1.4826
@@ -44,16 +42,13 @@ class BadUpdateError(TrainingError):
 class UpdateGuard:
     """Tells bad updates from good ones, and remembers the batches that were left out."""
 
-    def __init__(
-        self, config: BadUpdatesConfig, skip_batches: Iterable[Range] = (), clip_norm: float | None = None
-    ) -> None:
+    def __init__(self, config: BadUpdatesConfig, skip_batches: Iterable[Range] = ()) -> None:
         self.config = config
         self.configured = merged(skip_batches)
         self.found: tuple[Range, ...] = ()
         """Left out because of bad updates of this run."""
         self.skipped = self.configured
         """All that is left out: [first, last] of batch numbers, apart from each other, in order."""
-        self.largest_norm = LARGEST_NORM if clip_norm is None else math.inf
         self.bad_batches: list[int] = []
         window = 0 if config.spikes is None else config.spikes.window_steps
         self._recent = {"loss": deque[float](maxlen=window), "gradient norm": deque[float](maxlen=window)}
@@ -69,7 +64,7 @@ class UpdateGuard:
 
     def fault(self, loss: float, norm: float) -> str | None:
         """What is wrong with an update of this loss (nats a token) and gradient norm; None where nothing is."""
-        if not math.isfinite(loss) or not norm < self.largest_norm:  # NaN is not less either
+        if not (math.isfinite(loss) and math.isfinite(norm)):  # a finite norm's squares are finite in the moments too
             return f"loss {loss:.4g}, gradient norm {norm:.4g}"
         for (name, recent), value in zip(self._recent.items(), (loss, norm), strict=True):
             if recent and len(recent) == recent.maxlen and value > (limit := self._spike_limit(recent)):

@@ -56,7 +56,7 @@ class Trainer:
         self.documents = dict(documents)
         self.total_steps = config.total_steps(tokens_per_step)
         self.scaler = accelerator.gradient_scaler()
-        self.guard = UpdateGuard(config.bad_updates, config.skip_batches, config.gradient_clip_norm)
+        self.guard = UpdateGuard(config.bad_updates, config.skip_batches)
         self.step = 0
         self.stop_signal: int | None = None
         self.evaluation_due = False

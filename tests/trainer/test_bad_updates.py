@@ -145,17 +145,17 @@ def test_a_bad_update_touches_neither_weights_nor_moments(dataset, tmp_path, pre
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_a_norm_whose_square_overflows_is_bad_where_nothing_clips_it(dataset, tmp_path):
+@pytest.mark.parametrize("factor", [1e16, 1e18, 1e19, 1e20, 1e30])
+def test_a_gradient_whose_square_overflows_is_bad(dataset, tmp_path, factor):
     """Else the second moment is infinite, and that weight never moves again."""
-    for clip, is_bad in (("null", True), ("1.0", False)):
-        trainer = launch(small_config(dataset, tmp_path, f"trainer.gradient_clip_norm={clip}"))
-        plant(trainer, (0,), factor=1e20, in_gradient=True)
-        if is_bad:
-            with pytest.raises(BadUpdateError):
-                trainer.update()
-        else:
-            trainer.update()
-        assert all(value.isfinite().all() for _, value in optimizer_tensors(trainer.optimizer))
+    trainer = launch(small_config(dataset, tmp_path, "trainer.gradient_clip_norm=null"))
+    plant(trainer, (0,), factor=factor, in_gradient=True)
+    try:
+        trainer.update()
+    except BadUpdateError:
+        assert factor > 1e18
+        assert not trainer.optimizer.state
+    assert all(value.isfinite().all() for _, value in optimizer_tensors(trainer.optimizer))
 
 
 def test_a_stopped_run_goes_on_where_the_batch_is_left_out(dataset, tmp_path):
@@ -244,7 +244,7 @@ def test_what_is_left_out_can_change_for_batches_to_come_alone():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.skip_batches=[[5,3]]", r"skip_batches.*use \[3, 5\]"),
+        ("trainer.skip_batches=[[5,3]]", r"(?s)skip_batches.*use \[3, 5\]"),
         ("trainer.skip_batches=[[-1,3]]", "skip_batches"),
         ("trainer.bad_updates.limit=3", "means nothing with policy=stop"),
         ("trainer.bad_updates={policy: skip, rollback_batches: 3}", "use policy=rollback"),

@@ -30,8 +30,13 @@ class TensorBoard(Callback):
         )
 
     def on_rollback(self, trainer: "Trainer") -> None:
-        self.close()
-        self.on_train_start(trainer)
+        """Mark what was written of later steps as void, in the file itself: the names of two of one second may sort in
+        the wrong order."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+
+        assert self.writer is not None and self.writer.file_writer is not None
+        start = SessionLog(status=SessionLog.START)
+        self.writer.file_writer.add_event(Event(session_log=start), step=trainer.step + 1)
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         assert self.writer is not None
