@@ -34,7 +34,8 @@ class TensorBoard(Callback):
         the wrong order."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 
-        assert self.writer is not None and self.writer.file_writer is not None
+        assert self.writer is not None
+        assert self.writer.file_writer is not None
         start = SessionLog(status=SessionLog.START)
         self.writer.file_writer.add_event(Event(session_log=start), step=trainer.step + 1)
 
