@@ -57,7 +57,7 @@ def start(*arguments, num_ranks=1, **keywords):
     return processes
 
 
-def codes(processes, timeout=60, grace=1):
+def codes(processes, timeout=300, grace=1):
     """Their exit codes, once all have ended. What a crash of one leaves behind is killed, as the launcher does it."""
     deadline = time.monotonic() + timeout
     while any(process.is_alive() for process in processes) and time.monotonic() < deadline:

@@ -126,7 +126,22 @@ def test_ranks_lower_the_loss_scale_together(dataset, tmp_path):
 # ---------------------------------------------------------------- the command
 
 
-def command(dataset, folder, *overrides, torchrun=0):
+@pytest.fixture
+def command():
+    """Starts `modelzoo train`; what a failed test leaves running is killed."""
+    started = []
+
+    def start(*arguments, **keywords):
+        started.append(train_command(*arguments, **keywords))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()  # its children go with it
+        process.communicate()
+
+
+def train_command(dataset, folder, *overrides, torchrun=0):
     launcher = [sys.executable]
     if torchrun:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={torchrun}", "--no-python"]
@@ -143,7 +158,7 @@ def command(dataset, folder, *overrides, torchrun=0):
     )
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -175,7 +190,7 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds p
 @pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_a_killed_run_is_started_again_and_ends_as_though_it_had_not_been(dataset, tmp_path, num_ranks):
+def test_a_killed_run_is_started_again_and_ends_as_though_it_had_not_been(dataset, tmp_path, command, num_ranks):
     overrides = ["trainer.max_steps=200", f"accelerator.replicate={num_ranks}"]
     undisturbed(dataset, tmp_path / "whole", *overrides, num_ranks=num_ranks)
     folder = tmp_path / "killed"
@@ -187,10 +202,7 @@ def test_a_killed_run_is_started_again_and_ends_as_though_it_had_not_been(datase
         assert len(victims) == (2 if num_ranks == 1 else 4)  # the supervisor, the launcher, the ranks
         os.kill(victims[-1 - kill % num_ranks], signal.SIGKILL)
         wait_for(lambda victims=victims: len(set(victims) & set(processes_of(folder))) == 1)
-    refused = command(dataset, folder, "--restarts=3", *overrides)
-    assert "another process is training" in refused.communicate(timeout=120)[1]
-    assert refused.returncode == 2
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=300)[1]
     assert run.returncode == 0, said
     assert said.count("restart 1 of 1") == 4
     assert_same_run(folder, tmp_path / "whole")
@@ -199,13 +211,17 @@ def test_a_killed_run_is_started_again_and_ends_as_though_it_had_not_been(datase
 @pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("options", [["--restarts=3"], []])
-def test_nothing_is_left_running_when_the_launcher_is_killed(dataset, tmp_path, options):
+def test_nothing_is_left_running_when_the_launcher_is_killed(dataset, tmp_path, command, options):
     overrides = ["trainer.max_steps=100000", "accelerator.replicate=2"]
     run = command(dataset, tmp_path, *options, *overrides)
     wait_for(lambda: newest_step(tmp_path) > 2)
     assert len(processes_of(tmp_path)) == 3 + len(options)
+    refused = command(dataset, tmp_path, *options, *overrides)
+    assert "another process is training" in refused.communicate(timeout=300)[1]
+    assert refused.returncode == 2
+    assert run.poll() is None
     run.kill()
-    wait_for(lambda: not processes_of(tmp_path), seconds=3)
+    wait_for(lambda: not processes_of(tmp_path), seconds=5)
     again = command(dataset, tmp_path, *overrides)
     before = newest_step(tmp_path)
     wait_for(lambda: newest_step(tmp_path) > before)
@@ -217,7 +233,7 @@ def test_nothing_is_left_running_when_the_launcher_is_killed(dataset, tmp_path, 
 @needs_proc
 @pytest.mark.parametrize("torchrun", [False, True])
 @pytest.mark.parametrize("to_one_rank", [False, True])
-def test_a_signal_stops_all_ranks_with_a_checkpoint(dataset, tmp_path, torchrun, to_one_rank):
+def test_a_signal_stops_all_ranks_with_a_checkpoint(dataset, tmp_path, command, torchrun, to_one_rank):
     overrides = ["trainer.max_steps=100000", "accelerator.replicate=2", "callbacks.checkpoint.every_steps=100000"]
     run = command(dataset, tmp_path, *overrides, torchrun=2 if torchrun else 0)
     wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")) and len(series(tmp_path)) > 3)
@@ -233,7 +249,7 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(dataset, tmp_path, torchrun,
 
 @pytest.mark.long
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_a_signal_before_the_first_step_ends_the_run_at_once(dataset, tmp_path, num_ranks):
+def test_a_signal_before_the_first_step_ends_the_run_at_once(dataset, tmp_path, command, num_ranks):
     for seconds in (1.0, 2.0, 3.0, 4.0):
         run = command(dataset, tmp_path, "trainer.max_steps=100000", f"accelerator.replicate={num_ranks}")
         time.sleep(seconds)
