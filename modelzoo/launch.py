@@ -43,6 +43,8 @@ MAY_CHANGE_ON_RESUME = (
     "trainer.max_",
     "trainer.log_",
     "trainer.micro_",
+    "trainer.bad_updates",
+    "trainer.skip_batches",  # those that are still to come, as the trainer's state checks
     "data.validation",
     "data.tokenizer",
 )

@@ -2,12 +2,15 @@
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from modelzoo.base_config import UserError
 from modelzoo.cli import ranks
 from modelzoo.cli.arguments import say
+from modelzoo.cli.restarts import supervise
 
 if TYPE_CHECKING:
     from modelzoo.run_config import RunConfig
@@ -20,10 +23,29 @@ STOPPED = 3
 def command(
     config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
     overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
+    restarts: int = typer.Option(
+        0, min=0, help="Start the run again after a crash, so many times without a new checkpoint in between."
+    ),
 ) -> None:
     """Train; a run of the same name goes on from its newest checkpoint."""
-    if run(config, overrides or []) is None:
+    from modelzoo.trainer.stop_signals import exit_on_signals
+
+    exit_on_signals(STOPPED)
+    if restarts:
+        if code := _supervise(config, overrides or [], restarts):
+            raise typer.Exit(code)
+    elif run(config, overrides or []) is None:
         raise typer.Exit(STOPPED)
+
+
+def _supervise(name: str, overrides: list[str], restarts: int) -> int:
+    """The exit code of a run that is started again after a crash."""
+    from modelzoo.run_config import load_run_config
+
+    if ranks.is_rank():
+        raise UserError("--restarts: this process is one of several ranks; have torchrun restart them (--max-restarts)")
+    config = load_run_config(name, overrides)
+    return supervise(["train", name, *overrides], restarts, Path(config.output_dir) / config.name)
 
 
 def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
@@ -81,8 +103,7 @@ def _train(
     from modelzoo.files import write_text
     from modelzoo.launch import resume
     from modelzoo.run_config import dump_yaml
-    from modelzoo.trainer.metric_names import described_losses
-    from modelzoo.trainer.trainer import NonFiniteError
+    from modelzoo.trainer.bad_updates import TrainingError
 
     checkpoint, notes = resume(trainer, config)
     for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
@@ -100,7 +121,8 @@ def _train(
             write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
         try:
             finished = trainer.train()
-        except NonFiniteError as error:
+            trainer.parallel.barrier()  # the main rank may have been writing
+        except TrainingError as error:
             say(f"error: {error}; what was saved before is in {trainer.run_dir}/checkpoints")
             raise typer.Exit(1) from None
         except torch.OutOfMemoryError as error:
@@ -127,6 +149,8 @@ def _train(
 
 def _described(step: int, numbers: dict[str, Any]) -> str:
     """The line that a run ends with."""
+    from modelzoo.trainer.metric_names import described_losses
+
     line = f"done: step {step:,}" + (f", loss {numbers['loss']:.4f}" if "loss" in numbers else "")
     line += "".join(f", {losses}" for losses in described_losses(numbers))
     if (speed := numbers.get("tokens_per_second")) is not None:

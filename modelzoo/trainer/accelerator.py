@@ -18,6 +18,7 @@ from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
+from modelzoo.trainer.loss_scale import LossScale
 from modelzoo.trainer.step_clock import Mark
 from modelzoo.trainer.utilization import peak_flops
 
@@ -60,9 +61,9 @@ class Accelerator:
         """Of the parameters that ranks gather for the forward pass; None as they are stored."""
         return None if self.precision == "fp32" else DTYPES[self.precision]
 
-    def gradient_scaler(self) -> torch.amp.GradScaler:
+    def gradient_scaler(self) -> LossScale:
         """Scales the loss under fp16, whose gradients underflow otherwise; does nothing elsewhere."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return LossScale(enabled=self.precision == "fp16")
 
     def random_state(self) -> dict[str, Tensor]:
         """The generators that dropout draws from, by device type."""

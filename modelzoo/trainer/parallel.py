@@ -61,10 +61,6 @@ class Parallel:
             return
         if device.type not in BACKENDS:
             raise UserError(f"accelerator: several ranks need one of {', '.join(BACKENDS)}, not {device.type}")
-        if config.precision == "fp16":  # each rank would find its own overflows, and skip other updates
-            raise UserError(
-                "accelerator.precision=fp16: its loss scale is not shared between ranks; use bf16 or fp32, or one rank"
-            )
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # "suboptimal", at saves
         if world == 1:  # no torchrun said where to meet
             alone = distributed.HashStore()

@@ -22,7 +22,8 @@ def save(trainer: Trainer, writer: CheckpointWriter, then: Callable[[Path], None
     state = {
         "step": trainer.step,
         "tokens": trainer.step * trainer.tokens_per_step,
-        "loader": trainer.data.state(trainer.step),
+        "loader": trainer.data.state(trainer.guard.batch_number(trainer.step)),
+        "guard": trainer.guard.state(),
         "scaler": trainer.scaler.state_dict(),
         "since_record": trainer.since_record,
         "batches": trainer.batches,
@@ -47,7 +48,8 @@ def save(trainer: Trainer, writer: CheckpointWriter, then: Callable[[Path], None
 def restore(trainer: Trainer, folder: Path) -> None:
     """Continue from a checkpoint of this run. UserError where it holds other data or another model."""
     state = read_state(folder)
-    expected = trainer.data.state(state["step"])
+    trainer.guard.load_state(state.get("guard", {}), state["step"])
+    expected = trainer.data.state(trainer.guard.batch_number(state["step"]))
     if state["loader"] != expected:
         changed = [f"{k}: {state['loader'].get(k)} → {v}" for k, v in expected.items() if state["loader"].get(k) != v]
         raise UserError(

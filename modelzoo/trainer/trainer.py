@@ -14,19 +14,17 @@ from torch import nn
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.accelerator import Accelerator
+from modelzoo.trainer.bad_updates import BadUpdateError, UpdateGuard
 from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
 from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss, loss_metrics, share_of
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
+from modelzoo.trainer.recovery import recover
 from modelzoo.trainer.step_clock import StepClock
 from modelzoo.trainer.stop_signals import stop_on_signals
 from modelzoo.trainer.utilization import Utilization
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient is not a number; the weights are those before that update."""
 
 
 class Trainer:
@@ -67,6 +65,7 @@ class Trainer:
         self.utilization = utilization
         self.total_steps = config.total_steps(tokens_per_step)
         self.scaler = accelerator.gradient_scaler()
+        self.guard = UpdateGuard(config.bad_updates, config.skip_batches)
         self.step = 0
         self.stop_signal: int | None = None
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
@@ -87,8 +86,8 @@ class Trainer:
                 self._call("on_ready")
                 while not self.is_complete and not self._stop_came():
                     self._call("on_step_start")
-                    self._timed_step()
-                    self._call("on_step_end")
+                    if self._timed_step():
+                        self._call("on_step_end")
                 self._call("on_train_end")
                 self.publish(**{name: number for name, number in self._meters().items() if number is not None})
         finally:
@@ -96,9 +95,18 @@ class Trainer:
                 self._guarded(name, callback.close)
         return self.stop_signal is None
 
-    def _timed_step(self) -> None:
-        """An update, and its record where one is due."""
-        numbers = self.update()
+    def _timed_step(self) -> bool:
+        """An update, and its record where one is due. False where the update was bad, and the run has been brought to
+        where it goes on."""
+        may_recover = self.config.bad_updates.policy != "stop"
+        random_state = self.accelerator.random_state() if may_recover else {}
+        try:
+            numbers = self.update()
+        except BadUpdateError as error:
+            if not may_recover:
+                raise
+            recover(self, error, random_state)
+            return False
         self.step += 1
         publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
         if publish:
@@ -107,15 +115,16 @@ class Trainer:
         self.clock.step_done(self.tokens_per_step)
         if publish:
             self._publish_step(numbers)
+        return True
 
     def update(self) -> dict[str, float]:
-        """One optimizer update on batch `step`; returns its learning rate and gradient norm.
+        """One optimizer update on the batch of `step`; returns its learning rate and gradient norm.
 
         The gradient is that of the mean over every unmasked token of the global batch, however the batch is
-        cut into micro-batches. Raises NonFiniteError before a bad gradient could reach the weights.
+        cut into micro-batches. Raises BadUpdateError before a bad gradient could reach the weights.
         """
         with self.clock.part("data"):
-            batch = self.data.batch(self.step)
+            batch = self.data.batch(self.guard.batch_number(self.step))
             num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
         rows = self.parallel.rows(len(batch["input_ids"]))
         micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
@@ -143,28 +152,28 @@ class Trainer:
         return numbers
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale(self.model.parameters())
         self._call("on_gradients")
         clip = self.config.gradient_clip_norm
         norm = self.parallel.clip_gradients(self.model.parameters(), math.inf if clip is None else clip)
-        overflow = self.scaler.is_enabled() and math.isfinite(loss_sum)  # the scaler skips it, and shrinks
-        if not (math.isfinite(norm) or overflow) or not math.isfinite(loss_sum):
-            raise NonFiniteError(
-                f"step {self.step + 1}: loss {loss_sum / num_tokens:.4g}, gradient norm {norm:.4g}; the update "
-                "was not applied. Lower optimizer.lr, lengthen the warm-up, or use precision fp32 or bf16"
-            )
+        loss = loss_sum / num_tokens  # these two are of all ranks, so that all decide alike
+        overflow = self.scaler.enabled and math.isfinite(loss) and not math.isfinite(norm)
+        if not overflow and (reason := self.guard.fault(loss, norm)):
+            raise BadUpdateError(self.step, self.guard.batch_number(self.step), reason)
         factor = self.lr_factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(overflow)
+        if not overflow:
+            self.optimizer.step()
+            self.guard.accept(loss, norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.since_record["loss_sum"] += loss_sum
         self.since_record["num_tokens"] += num_tokens
         lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * factor
-        numbers = {"lr": lr, "gradient_norm": norm}
-        if self.scaler.is_enabled():
-            numbers["loss_scale"] = self.scaler.get_scale()
+        numbers = {"lr": lr, "gradient_norm": norm} if not overflow else {"lr": lr}
+        if self.scaler.enabled:
+            numbers |= {"loss_scale": self.scaler.value, "overflows": self.scaler.num_overflows}
         return numbers
 
     def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:

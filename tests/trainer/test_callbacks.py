@@ -433,7 +433,7 @@ def flat(weights, group):
 
 
 def test_what_is_not_finite_is_counted_and_the_update_refused(dataset, tmp_path):
-    from modelzoo.trainer.trainer import NonFiniteError
+    from modelzoo.trainer.bad_updates import BadUpdateError
 
     trainer = launch(small_config(dataset, tmp_path, "+callbacks.statistics={kind: statistics, every_steps: 1}"))
     statistics, loss, seen = trainer.callbacks["statistics"], trainer.model.loss, {}
@@ -450,7 +450,7 @@ def test_what_is_not_finite_is_counted_and_the_update_refused(dataset, tmp_path)
         close()
 
     statistics.close = look_and_close
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(BadUpdateError):
         trainer.train()
     assert not statistics.observed
     assert seen["non_finite_gradients/blocks.1"] == trainer.model.blocks[1].mlp.fc_out.weight.numel()

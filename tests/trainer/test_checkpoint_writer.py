@@ -12,10 +12,10 @@ import torch
 from modelzoo.base_config import UserError
 from modelzoo.launch import build_run
 from modelzoo.trainer import checkpoint_writer
+from modelzoo.trainer.bad_updates import BadUpdateError
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.checkpoint import checkpoints_of, damage, latest_checkpoint, read_tensors, step_folder
 from modelzoo.trainer.checkpoint_writer import CheckpointWriter, owners
-from modelzoo.trainer.trainer import NonFiniteError
 from tests.runs import small_config
 
 STATE = {"state.json": "{}\n"}
@@ -167,7 +167,7 @@ def test_a_run_that_ends_with_an_error_completes_its_save(dataset, tmp_path, hel
     trainer = build_run(small_config(dataset, tmp_path))
     trainer.run_dir.mkdir(parents=True)
     trainer.callbacks["spoil"] = Spoil()
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(BadUpdateError):
         trainer.train()
     assert names(trainer.run_dir / "checkpoints") == ["step_00000004"]
     assert latest_checkpoint(trainer.run_dir)[1] == []

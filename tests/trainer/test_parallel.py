@@ -26,7 +26,6 @@ from modelzoo.trainer.accelerator import LACKS, choose_accelerator
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, read_tensors
 from modelzoo.trainer.config import AcceleratorConfig
-from modelzoo.trainer.parallel import Parallel
 from tests.runs import small_config, small_overrides, write_masked_dataset
 
 STEPS = 50
@@ -270,12 +269,6 @@ def test_what_one_rank_finds_wrong_ends_all(dataset, tmp_path):
     assert done.returncode == 2
     assert "missing" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_fp16_on_several_ranks_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="precision=fp16: its loss scale is not shared between ranks"):
-        Parallel(AcceleratorConfig(precision="fp16", replicate=2), torch.device("cpu"))
 
 
 def test_a_mesh_of_another_size_is_refused(monkeypatch):

@@ -11,11 +11,11 @@ import torch
 
 from modelzoo.base_config import UserError
 from modelzoo.launch import build_run, load_model, resume
+from modelzoo.trainer.bad_updates import BadUpdateError
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.run_state import optimizer_tensors, restore
-from modelzoo.trainer.trainer import NonFiniteError
 from tests.runs import small_config, write_masked_dataset
 
 
@@ -160,7 +160,7 @@ def test_a_non_finite_gradient_never_reaches_the_weights(dataset, tmp_path):
     before = weights(trainer)
     loss = trainer.model.loss
     trainer.model.loss = lambda **part: (loss(**part)[0] * math.nan, 1)
-    with pytest.raises(NonFiniteError, match="the update was not applied"):
+    with pytest.raises(BadUpdateError, match="the update was not applied"):
         trainer.update()
     assert all(torch.equal(value, weights(trainer)[name]) for name, value in before.items())
 

@@ -49,6 +49,16 @@ class Callback:
     def on_samples(self, trainer: "Trainer", samples: "Sequence[Sample]") -> None:
         """When the model has continued prompts; on the main rank alone."""
 
+    def on_bad_update(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        """When batches are left out because of a bad update: `event` (skip or rollback), `reason`, `bad_step`,
+        `bad_batch`, `skipped_batches` [first, last]."""
+
+    def settle(self, trainer: "Trainer") -> None:
+        """Before the run goes back to its newest checkpoint: finish what is under way, a save say."""
+
+    def on_rollback(self, trainer: "Trainer") -> None:
+        """After it went back there; `trainer.step` is the checkpoint's, and later steps are taken again."""
+
     def on_train_end(self, trainer: "Trainer") -> None:
         """Once, after the last update, also of a run that a signal stopped (`trainer.is_complete` tells)."""
 

@@ -88,7 +88,7 @@ class Checkpoint(Callback):
 
         if self.saved != (trainer.step, trainer.evaluation_due):
             self._save(trainer)
-        self.settle()
+        self.settle(trainer)
         if trainer.stop_signal is None and self.config.copy_to is not None:  # else the next start copies it
             trainer.parallel.from_main(lambda: self._copy_at_last(step_folder(trainer.run_dir, trainer.step)))
 
@@ -96,7 +96,7 @@ class Checkpoint(Callback):
         if self.writer is not None:
             self.writer.close()
 
-    def settle(self) -> None:
+    def settle(self, trainer: "Trainer") -> None:
         """Wait until what was saved is there; raise what went wrong. Every rank calls this."""
         assert self.writer is not None
         self.writer.settle(wait=True)

@@ -56,6 +56,13 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.step)
 
+    def on_bad_update(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        first, last = record["skipped_batches"]
+        batches = f"batch {first} is" if first == last else f"batches {first} to {last} are"
+        back = f", back to step {trainer.step:,}" if record["event"] == "rollback" else ""
+        self.console.print(f"step {record['bad_step']:,}: {record['reason']}: not applied{back}; {batches} left out")
+        self.on_step_end(trainer)
+
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         for line in described_losses(record):
             self.console.print(f"step {record['step']:,}: {line}")

@@ -31,6 +31,16 @@ class TensorBoard(Callback):
             str(trainer.run_dir / "tensorboard"), purge_step=trainer.step + 1 if trainer.step else None
         )
 
+    def on_rollback(self, trainer: "Trainer") -> None:
+        """Mark what was written of later steps as void, in the file itself: the names of two of one second may sort in
+        the wrong order."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+
+        assert self.writer is not None
+        assert self.writer.file_writer is not None
+        start = SessionLog(status=SessionLog.START)
+        self.writer.file_writer.add_event(Event(session_log=start), step=trainer.step + 1)
+
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         assert self.writer is not None
         for name, value in record.items():
