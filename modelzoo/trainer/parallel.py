@@ -243,6 +243,15 @@ class Parallel:
         distributed.all_gather_object(found, value)
         return found
 
+    def whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors, gathered one after the other on the CPU of the main rank; empty on the others."""
+        gathered = {}
+        for name, tensor in tensors:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.is_main:
+                gathered[name] = full.detach().cpu()
+        return gathered
+
     def of_each_rank(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Small tensors that differ from rank to rank, all of them on every rank: `<name>`, `<name>.rank1`, …"""
         every = self.of_all(dict(tensors))

@@ -92,7 +92,7 @@ class Trainer:
                 self.publish(**{name: number for name, number in self._meters().items() if number is not None})
         finally:
             for name, callback in self.callbacks.items():
-                self._guarded(name, callback.close)
+                self._guarded(name, callback, "close")
         return self.stop_signal is None
 
     def _timed_step(self) -> bool:
@@ -251,18 +251,18 @@ class Trainer:
     def _call(self, hook: str, *arguments: Any) -> None:
         for name, callback in self.callbacks.items():
             with self.clock.part(callback.clock_part):
-                self._guarded(name, getattr(callback, hook), self, *arguments)
+                self._guarded(name, callback, hook, self, *arguments)
 
-    def _guarded(self, name: str, hook: Callable[..., None], *arguments: Any) -> None:
+    def _guarded(self, name: str, callback: Callback, hook: str, *arguments: Any) -> None:
         """Call a callback; one that may fail is left out once it has."""
         if name in self._failed:
             return
         try:
-            hook(*arguments)
+            getattr(callback, hook)(*arguments)
         except UserError:
             raise
         except Exception as error:
-            if not self.callbacks[name].may_fail:
+            if not callback.may_fail:
                 raise
             self._failed.add(name)
             reason = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -90,7 +90,7 @@ class Samples(Callback):
 
         self.sampled = trainer.step
         config, parallel = self.config, trainer.parallel
-        weights = None if parallel.mesh is None else parallel.whole(iter(trainer.model.state_dict().items()))
+        weights = None if parallel.mesh is None else parallel.whole(trainer.model.state_dict().items())
         if not parallel.is_main:
             return
         try:
