@@ -56,7 +56,7 @@ def run_dir_of(config: RunConfig) -> Path:
 def build_run(config: RunConfig) -> Trainer:
     """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
     accelerator = choose_accelerator(config.accelerator)
-    parallel = Parallel(config.accelerator, accelerator.device)
+    parallel = Parallel(config.accelerator, accelerator.device, accelerator.cpu_offload)
     torch.manual_seed(config.seed + parallel.data_rank)  # of dropout: other rows, other masks
     if config.trainer.global_batch_size % parallel.num_data_ranks:
         raise UserError(
@@ -123,8 +123,8 @@ def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel
             block.compile()
     if parallel.mesh is not None:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        parallel.shard_data(model, model.blocks)
-        model.to_empty(device=accelerator.device)
+        parallel.shard_data(model, model.blocks, accelerator.gathered_dtype)
+        model.to_empty(device="cpu" if accelerator.cpu_offload else accelerator.device)
         parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
     return model
 

@@ -1,5 +1,6 @@
 """A small dataset and small runs on it, for tests of the trainer and of what stands around it."""
 
+import json
 import random
 from pathlib import Path
 
@@ -27,6 +28,24 @@ def write_dataset(folder: Path, num_documents: int = 60, seed: int = 0) -> Path:
         }
     )
     return pipeline.run(config, folder).output
+
+
+def write_masked_dataset(folder: Path) -> Path:
+    """A dataset of prompts and completions below `folder`: the loss is on the completions alone, which differ in
+    length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    small_tokenizer().save(folder / "tokenizer.json")
+    lines = [json.dumps({"prompt": f"what is {i}? ", "completion": "the cat " * (1 + i % 5)}) for i in range(80)]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    settings = {
+        "name": "pairs",
+        "reader": {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": ["prompt", "completion"]},
+        "mode": {"kind": "prompt_completion"},
+        "tokenizer": "tokenizer.json",
+        "output": "pairs",
+        "validation_fraction": 0.3,
+    }
+    return pipeline.run(PreprocessConfig.model_validate(settings), folder).output
 
 
 def small_overrides(dataset: Path, output_dir: Path) -> list[str]:

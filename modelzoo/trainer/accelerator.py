@@ -17,12 +17,17 @@ from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
 
 LACKS: dict[str, dict[str, str]] = {
-    "cpu": {},
+    "cpu": {"cpu_offload": "parameters lie in the CPU's memory anyway"},
     "cuda": {},
-    "mps": {"compile": "inductor's MPS backend is incomplete", "fp16": "gradient scaling is untested on MPS"},
+    "mps": {
+        "compile": "inductor's MPS backend is incomplete",
+        "fp16": "gradient scaling is untested on MPS",
+        "cpu_offload": "the CPU and the GPU share their memory",
+    },
     "xpu": {"fp16": "gradient scaling is untested on XPU"},
 }
-"""Device type -> feature it lacks -> why. Features: the precisions, compile, fused (optimizer kernel)."""
+"""Device type -> feature it lacks -> why. Features: the precisions, compile, cpu_offload, fused (optimizer
+kernel)."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,6 +40,7 @@ class Accelerator:
     precision: str
     compile: bool
     fused_optimizer: bool
+    cpu_offload: bool = False
     notes: list[str] = field(default_factory=list)
     """What was downgraded, and why."""
 
@@ -43,6 +49,11 @@ class Accelerator:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    @property
+    def gathered_dtype(self) -> torch.dtype | None:
+        """Of the parameters that ranks gather for the forward pass; None as they are stored."""
+        return None if self.precision == "fp32" else DTYPES[self.precision]
 
     def gradient_scaler(self) -> torch.amp.GradScaler:
         """Scales the loss under fp16, whose gradients underflow otherwise; does nothing elsewhere."""
@@ -94,7 +105,8 @@ def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
     precision = config.precision if has(config.precision, True, "fp32 instead") else "fp32"
     compiled = has("compile", config.compile, "not compiled")
     fused = "fused" not in lacks
-    return Accelerator(device, precision, compiled, fused, notes)
+    offload = has("cpu_offload", config.cpu_offload, "nothing is moved")
+    return Accelerator(device, precision, compiled, fused, offload, notes)
 
 
 def _device(wanted: str) -> torch.device:

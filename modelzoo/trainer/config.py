@@ -65,6 +65,10 @@ class AcceleratorConfig(Config):
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again: none, all but the matrix products', or all of a block."""
 
+    cpu_offload: bool = False
+    """Parameters, gradients and optimizer state stay in the CPU's memory, and updates are computed there: for models
+    that do not fit the device, at the price of copies (FSDP)."""
+
     def num_ranks(self, num_devices: int) -> int:
         """Processes that the run wants on a machine with so many devices."""
         fixed = self.shard * self.tensor

@@ -2,7 +2,8 @@
 
 Ranks form a mesh (replicate, shard, tensor). All ranks of one `tensor` row compute the same rows of a batch, each its
 part of every layer; along `shard` they keep a part of all parameters, gradients and optimizer state (FSDP2,
-`fully_shard`), along `replicate` whole copies. One process is the mesh (1, 1, 1), and needs none of this.
+`fully_shard`), along `replicate` whole copies. One process is the mesh (1, 1, 1), and needs none of this, unless it
+keeps its parameters elsewhere than it computes.
 """
 
 import logging
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -25,7 +29,8 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
 
-BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
+"""By the device that computes; offloaded parameters are gathered on the CPU."""
 TIMEOUT = timedelta(minutes=10)
 """After which a rank that waits for another gives up."""
 
@@ -38,16 +43,17 @@ def num_ranks_here() -> int:
 class Parallel:
     """This rank's place in the mesh."""
 
-    def __init__(self, config: AcceleratorConfig, device: torch.device) -> None:
+    def __init__(self, config: AcceleratorConfig, device: torch.device, cpu_offload: bool = False) -> None:
         """Join the other ranks, where the environment says that there are some.
 
         Raises UserError where the mesh that the config asks for has another size.
         """
+        self.cpu_offload = cpu_offload
         world = num_ranks_here()
         self.sizes = config.mesh(world)
         self.mesh: DeviceMesh | None = None
         self.rank, self.data_rank, self.num_data_ranks = 0, 0, self.sizes[0] * self.sizes[1]
-        if world == 1:
+        if world == 1 and not cpu_offload:
             return
         if device.type not in BACKENDS:
             raise UserError(f"accelerator: several ranks need one of {', '.join(BACKENDS)}, not {device.type}")
@@ -56,7 +62,11 @@ class Parallel:
                 "accelerator.precision=fp16: its loss scale is not shared between ranks; use bf16 or fp32, or one rank"
             )
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # "suboptimal", at saves
-        distributed.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
+        if world == 1:  # no torchrun said where to meet
+            alone = distributed.HashStore()
+            distributed.init_process_group(BACKENDS[device.type], store=alone, rank=0, world_size=1)
+        else:
+            distributed.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
         self.mesh = init_device_mesh(device.type, self.sizes, mesh_dim_names=("replicate", "shard", "tensor"))
         self.rank = distributed.get_rank()
         self.data_rank = self.rank // self.sizes[2]
@@ -86,13 +96,20 @@ class Parallel:
 
     # the model
 
-    def shard_data(self, model: nn.Module, parts: Iterable[nn.Module]) -> None:
-        """Spread parameters over the ranks that read other rows; each of `parts` is gathered when it computes."""
+    def shard_data(self, model: nn.Module, parts: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
+        """Spread parameters over the ranks that read other rows; each of `parts` is gathered when it computes.
+
+        Parts are gathered as `dtype`, which halves what is sent in bf16; what stands outside of them (embedding,
+        final norm, head), the sums of gradients and the stream from part to part stay as they are stored.
+        """
         if self.mesh is None:
             return
         mesh = self.mesh["replicate", "shard"]
+        narrow = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        place = CPUOffloadPolicy(torch.accelerator.is_available()) if self.cpu_offload else OffloadPolicy()
         for module in [*parts, model]:
-            sharded = fully_shard(module, mesh=mesh)
+            own = MixedPrecisionPolicy() if module is model or dtype is None else narrow
+            sharded = fully_shard(module, mesh=mesh, mp_policy=own, offload_policy=place)
             # Sums, which gloo has too: the loss is divided by the tokens of all ranks before
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)

@@ -16,7 +16,7 @@ from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.run_state import optimizer_tensors, restore
 from modelzoo.trainer.trainer import NonFiniteError
-from tests.runs import small_config
+from tests.runs import small_config, write_masked_dataset
 
 
 def launch(config):
@@ -295,22 +295,7 @@ def test_tensorboard_and_the_plot_are_written(dataset, tmp_path):
 
 
 def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
-    from data_preprocessing import pipeline
-    from data_preprocessing.config import PreprocessConfig
-    from tests.samples import small_tokenizer
-
-    small_tokenizer().save(tmp_path / "tokenizer.json")
-    lines = [json.dumps({"prompt": f"what is {i}? ", "completion": "the cat " * (1 + i % 5)}) for i in range(80)]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    settings = {
-        "name": "pairs",
-        "reader": {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": ["prompt", "completion"]},
-        "mode": {"kind": "prompt_completion"},
-        "tokenizer": "tokenizer.json",
-        "output": "pairs",
-        "validation_fraction": 0.3,
-    }
-    output = pipeline.run(PreprocessConfig.model_validate(settings), tmp_path).output
+    output = write_masked_dataset(tmp_path)
     trainer = launch(small_config(output, tmp_path, "trainer.micro_batch_size=2"))
     trainer.train()
     batch = trainer.data.batch(0)
