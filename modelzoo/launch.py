@@ -4,36 +4,31 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-import yaml
-from pydantic import ValidationError
 
-from modelzoo.base_config import Config, UserError
-from modelzoo.config_errors import Provenance, describe_all
+from modelzoo.base_config import UserError
+from modelzoo.continuing import check_base, find_base, start_from
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training
-from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
+from modelzoo.saved_models import load_saved_config
 from modelzoo.text_samples import TextSampler
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.checkpoint import StoredTensors, checkpoints_of, find_checkpoint, read_tensors, weights_file
+from modelzoo.trainer.checkpoint import checkpoints_of
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
 from modelzoo.trainer.remote_copy import RemoteCopy, newest_checkpoint
 from modelzoo.trainer.run_state import restore
 from modelzoo.trainer.trainer import Trainer
 from modelzoo.trainer.utilization import Utilization
-
-C = TypeVar("C", bound=Config)
 
 MAY_CHANGE_ON_RESUME = (
     "description",
@@ -85,14 +80,16 @@ def build_run(config: RunConfig) -> Trainer:
         )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
+    base: Path | None = None
     if config.continue_from is not None and not parallel.from_main(lambda: _has_checkpoint(config)):
-        _start_from(model, Path(config.continue_from), data.datasets, parallel)
+        base = find_base(config.continue_from, run_dir_of(config), parallel, accelerator.notes.append)
+        start_from(model, base, config, data.datasets, parallel)
     optimizer_config = config.optimizer
     groups = parameter_groups(
         model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
     )
     callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
-    return Trainer(
+    trainer = Trainer(
         config=config.trainer,
         model=model,
         optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
@@ -111,6 +108,9 @@ def build_run(config: RunConfig) -> Trainer:
         },
         utilization=_utilization(config, accelerator, parallel),
     )
+    if base is not None:
+        trainer.accelerator.notes.append(check_base(trainer, base, config))
+    return trainer
 
 
 def _utilization(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> Utilization:
@@ -188,69 +188,6 @@ def _has_checkpoint(config: RunConfig) -> bool:
     return bool(checkpoints_of(run_dir_of(config))) or (copies is not None and bool(copies.steps()))
 
 
-def load_saved_config(checkpoint: Path) -> RunConfig:
-    """The config that a checkpoint was trained with. UserError: it holds a model alone, such as an imported one."""
-    run = find_saved_config(checkpoint)
-    if run is None:
-        raise UserError(
-            f"{checkpoint}: holds a model alone, and no run that could go on or say what data it had; start one from "
-            f"it with continue_from={checkpoint}, and name data where it is needed"
-        )
-    return run
-
-
-def find_saved_config(checkpoint: Path) -> RunConfig | None:
-    """`load_saved_config`; None where the checkpoint holds a model alone."""
-    data = _read_config(checkpoint)
-    return None if set(data) == {"model"} else _validated(RunConfig, data, checkpoint)
-
-
-def load_model_config(checkpoint: Path) -> ModelConfig:
-    """What a checkpoint's model is: a run's or an imported one."""
-    return _validated(ModelConfig, _read_config(checkpoint).get("model"), checkpoint)
-
-
-def load_model(
-    path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, weights: str = "model"
-) -> GPT:
-    """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode, its weights as `dtype`.
-
-    `weights` is "model", or the name of an `ema` callback, for its average. Calling the model maps `input_ids`
-    (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there, or no such average.
-    """
-    folder = find_checkpoint(Path(path))
-    with torch.device("meta"):
-        model = GPT(load_model_config(folder))
-    tensors = read_tensors(folder, weights_file(folder, weights))
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
-    return model.to(device).eval()
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that travels with a checkpoint."""
-    return _tokenizer_in(find_checkpoint(Path(path)))
-
-
-def _tokenizer_in(folder: Path) -> Tokenizer:
-    if not (folder / TOKENIZER).is_file():
-        raise UserError(f"{folder}: was imported without a tokenizer; import it again with --tokenizer PATH")
-    return Tokenizer.load(folder / TOKENIZER)
-
-
-def _read_config(checkpoint: Path) -> dict[str, Any]:
-    data = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
-    return data if isinstance(data, dict) else {}
-
-
-def _validated(schema: type[C], data: Any, checkpoint: Path) -> C:
-    file = checkpoint / "config.yaml"
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        lines = "\n".join(describe_all(error, schema, data, Provenance(str(file))))
-        raise UserError(f"{lines}\n{file} was written by another version of modelzoo") from None
-
-
 def _may_change(key: str) -> bool:
     return key.startswith(MAY_CHANGE_ON_RESUME) or DATA_PATH.fullmatch(key) is not None
 
@@ -267,30 +204,3 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
         return own.read_text(encoding="utf-8")
     assert config.data.tokenizer is not None  # open_training refuses data without any
     return Tokenizer.load(config.data.tokenizer).backend.to_str()
-
-
-def _start_from(model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel) -> None:
-    folder = parallel.from_main(lambda: find_checkpoint(path))
-    theirs = _tokenizer_in(folder)
-    for data in datasets:
-        data.check_against(theirs, model.config.vocab_size)
-    if differences := _other_model(load_model_config(folder), model.config):
-        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
-        raise UserError(f"continue_from={path}: its weights do not fit this model: {lines}; use the values there")
-    parallel.load(model, StoredTensors(folder, "model"), f"continue_from={path}")
-
-
-def _other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:
-    """The options that make another model of the same weights, or need others. How weights are first drawn and what
-    dropout they train with may change; so may the context of a model without a vector per position, and how many of
-    the rows of the vocabulary are padding."""
-    free = {"init", "dropout"}
-    if ours.position.num_parameters(1, 1) == 0:
-        free.add("max_seq_len")
-    both = [
-        config.model_copy(
-            update={"vocab_size": 1, "ffn_size": config.ffn_width, "padded_vocab_size": config.num_embeddings}
-        )
-        for config in (base, ours)
-    ]
-    return [change for change in diff(*both) if change[0].split(".")[0] not in free]

@@ -37,9 +37,15 @@ ALLOWED = {
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.launch": CONFIG_LAYER
-    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model"}
-    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"}
-    | {"modelzoo.text_samples"},
+    | {"modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.optimizer"}
+    | {"modelzoo.schedule", "modelzoo.trainer", "modelzoo.text_samples", "modelzoo.saved_models"}
+    | {"modelzoo.continuing"},
+    "modelzoo.continuing": CONFIG_LAYER
+    | {"modelzoo.run_config", "modelzoo.data", "modelzoo.model", "modelzoo.trainer", "modelzoo.convert"}
+    | {"modelzoo.saved_models"},
+    "modelzoo.saved_models": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
+    | {"modelzoo.model", "modelzoo.trainer.checkpoint"},
     "modelzoo.text_stream": set(),
     "modelzoo.text_samples": CONFIG_LAYER
     | {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer", "modelzoo.trainer.accelerator"},

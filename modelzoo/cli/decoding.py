@@ -38,9 +38,9 @@ def load_batcher(
     import torch
 
     from modelzoo.batching import Batcher
-    from modelzoo.launch import load_model
     from modelzoo.model.decoder import Decoder
     from modelzoo.model.weights import Form
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.accelerator import DTYPES
 
     check_precision(precision)

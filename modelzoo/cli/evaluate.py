@@ -100,7 +100,7 @@ def run(
     """The numbers that `command` prints. Every token is predicted once, also the first."""
     from modelzoo.cli import evaluate_data
     from modelzoo.evaluate.scoring import Scorer
-    from modelzoo.launch import load_model
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     if on_error not in (None, "stop", "reject"):

@@ -25,8 +25,8 @@ from modelzoo.evaluate.rows import score_rows
 from modelzoo.evaluate.scoring import Scorer
 from modelzoo.evaluate.totals import TextSizes, Totals
 from modelzoo.files import writing
-from modelzoo.launch import find_saved_config
 from modelzoo.run_config import RunConfig
+from modelzoo.saved_models import find_saved_config
 from modelzoo.tokenizer import Tokenizer
 
 

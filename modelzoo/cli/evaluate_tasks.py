@@ -37,7 +37,7 @@ def run(
     from modelzoo.cli.progress import counting
     from modelzoo.evaluate.scoring import Scorer
     from modelzoo.evaluate.tasks import run_tasks
-    from modelzoo.launch import load_model
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     accelerator = accelerator_from(device=device, precision=precision)

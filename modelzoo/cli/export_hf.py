@@ -33,7 +33,7 @@ def run(
     """The report that `command` prints."""
     from modelzoo.cli.progress import counting
     from modelzoo.convert.exporting import export_model
-    from modelzoo.launch import load_model_config
+    from modelzoo.saved_models import load_model_config
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     max_file_bytes = num_bytes(max_shard_size, "--max-shard-size")

@@ -133,8 +133,8 @@ def prepare(
     check_precision(precision)
 
     from modelzoo.batching import Completion
-    from modelzoo.launch import load_model_config, load_tokenizer
     from modelzoo.model.sampling import Sampling
+    from modelzoo.saved_models import load_model_config, load_tokenizer
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     try:

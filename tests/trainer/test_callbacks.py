@@ -12,10 +12,11 @@ from modelzoo.cli.evaluate import run as evaluate
 from modelzoo.cli.train import run as train
 from modelzoo.config_errors import ConfigError
 from modelzoo.config_files import configs_dir
-from modelzoo.launch import build_run, load_model, load_tokenizer, resume
+from modelzoo.launch import build_run, resume
 from modelzoo.model.generate import generate
 from modelzoo.model.sampling import Sampling
 from modelzoo.run_config import load_run_config
+from modelzoo.saved_models import load_model, load_tokenizer
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint, read_tensors
