@@ -124,7 +124,7 @@ def kill_at_random(
         goal, deadline = newest_step(run_dir) + draw.randint(int(num_ranks > 1), 4), time.monotonic() + PATIENCE_SECONDS
         while newest_step(run_dir) < goal and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.08))
+        time.sleep(draw.uniform(0, 0.08 * num_ranks**2))  # of a step and its save
         victims = draw.choice([[rank] for rank in range(num_ranks)] + [list(range(num_ranks))] * num_ranks)
         ranks.kill(victims)
         left |= {
