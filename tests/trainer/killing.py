@@ -76,7 +76,7 @@ class Ranks:
             process.start()
 
     def kill(self, ranks: list[int]) -> None:
-        """SIGKILL to some of them; the others have to end by themselves."""
+        """SIGKILL to some of them; the others have to end by themselves, once they have found each other."""
         for rank in ranks:
             os.kill(self.processes[rank].pid, signal.SIGKILL)
         self.join()
@@ -121,10 +121,10 @@ def kill_at_random(
     last_step = 0
     for number in range(num_kills):
         ranks = Ranks(overrides, num_ranks)
-        goal, deadline = newest_step(run_dir) + draw.randint(0, 4), time.monotonic() + PATIENCE_SECONDS
+        goal, deadline = newest_step(run_dir) + draw.randint(int(num_ranks > 1), 4), time.monotonic() + PATIENCE_SECONDS
         while newest_step(run_dir) < goal and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.08))
+        time.sleep(draw.uniform(0, 0.08 * num_ranks**2))  # of a step and its save
         victims = draw.choice([[rank] for rank in range(num_ranks)] + [list(range(num_ranks))] * num_ranks)
         ranks.kill(victims)
         left |= {
