@@ -18,8 +18,8 @@ from modelzoo.data.sources import open_dataset, open_training
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
+from modelzoo.model.parameters import depth_of
 from modelzoo.model.tensor_parallel import share_layers
-from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
@@ -82,15 +82,13 @@ def build_run(config: RunConfig) -> Trainer:
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed
     if config.continue_from is not None and not resumed:
         _start_from(model, Path(config.continue_from), data.datasets, parallel)
-    optimizer_config = config.optimizer
-    groups = parameter_groups(
-        model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
-    )
+    depths = {name: depth_of(name, config.model.num_layers) for name, _ in model.named_parameters()}
+    groups = config.optimizer.groups(model.named_parameters(), model.lr_multipliers(), depths)
     callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
     return Trainer(
         config=config.trainer,
         model=model,
-        optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
+        optimizer=config.optimizer.build(groups, fused=accelerator.fused_optimizer),
         lr_factor=config.lr_factor,
         data=data,
         validation=validation,
@@ -115,6 +113,9 @@ def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel
             model = GPT(config.model)
         if parallel.tensor_mesh is not None:
             share_layers(model, parallel.tensor_mesh)
+    for name, parameter in model.named_parameters():
+        if config.optimizer.is_frozen(name):  # before the ranks divide it: none then keeps a gradient of it
+            parameter.requires_grad_(False)
     recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
     if accelerator.compile:
         for block in model.blocks:

@@ -84,7 +84,7 @@ def _train(
     from modelzoo.trainer.trainer import NonFiniteError
 
     checkpoint, notes = resume(trainer, config)
-    for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
+    for note in [*config.notes(), *trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
         f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.parallel.described}"
