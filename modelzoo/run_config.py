@@ -63,6 +63,8 @@ class RunConfig(Config):
     @property
     def num_trained(self) -> int:
         """Parameters that `optimizer.frozen` leaves to be trained."""
+        if not self.optimizer.frozen:
+            return self.model.num_parameters()
         return sum(size for name, size in parameter_sizes(self.model).items() if not self.optimizer.is_frozen(name))
 
     def notes(self) -> list[str]:
@@ -103,6 +105,8 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
 
 
 def _patterns_fit_model(optimizer: AnyOptimizer, model: ModelConfig) -> Iterator[Problem]:
+    if not optimizer.patterns:
+        return
     for problem in optimizer.problems_in_model(list(parameter_shapes(model)), model.tie_embeddings):
         yield Problem(("optimizer", *problem.path), problem.message)
 

@@ -27,7 +27,7 @@ class AdamWConfig(OptimizerConfig):
         too_large = "is too large for AdamW, which moves every weight by about lr a step; use "
         if self.lr > 0.1:  # Adam's updates are about lr in size, whatever the gradient's
             yield Problem(("lr",), f"{too_large}0.1 or less")
-        for pattern, scale in self.lr_scale.items():
+        for pattern, scale in self.scales.items():
             if self.lr * scale > 0.1 >= self.lr:
                 yield Problem(("lr_scale", pattern), f"{too_large}{0.1 / self.lr:.3g} or less with this optimizer.lr")
         beta_1, beta_2 = self.betas

@@ -35,9 +35,10 @@ class OptimizerConfig(Config):
     layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Each layer learns at this fraction of the next one's rate: the head at 1, the last block at d, the first of L at
     d^L, the embeddings at d^(L + 1) (Clark et al. 2020, arXiv:2003.10555; Howard and Ruder 2018)."""
-    lr_scale: dict[str, Annotated[float, Field(gt=0, le=1000)]] = {}  # noqa: RUF012 (pydantic copies defaults)
-    """Pattern: what multiplies the rate of the parameters it matches, on top of layerwise_lr_decay and muP. As decay
-    takes lr · weight_decay of a weight at each step, both make it take less where they make the rate lower."""
+    lr_scale: dict[str, Annotated[float, Field(gt=0, le=1000)] | None] = {}  # noqa: RUF012 (pydantic copies defaults)
+    """Pattern: what multiplies the rate of the parameters it matches, on top of layerwise_lr_decay and muP; null drops
+    one that an included file brings. As decay takes lr · weight_decay of a weight at each step, it takes less where
+    these two make the rate lower."""
 
     @property
     def state_bytes_per_parameter(self) -> int:
@@ -48,6 +49,20 @@ class OptimizerConfig(Config):
         """The optimizer over `parameter_groups(...)`; `fused` where the device has such a kernel."""
         raise NotImplementedError
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """`lr_scale` without what was dropped."""
+        return {pattern: scale for pattern, scale in self.lr_scale.items() if scale is not None}
+
+    @property
+    def patterns(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Every pattern, with the path of its key in this section."""
+        return [
+            *((("frozen", index), pattern) for index, pattern in enumerate(self.frozen)),
+            *((("no_weight_decay", index), pattern) for index, pattern in enumerate(self.no_weight_decay)),
+            *((("lr_scale", pattern), pattern) for pattern in self.scales),
+        ]
+
     def is_frozen(self, name: str) -> bool:
         """Whether a parameter stays as it is."""
         return any(matches(pattern, name) for pattern in self.frozen)
@@ -57,7 +72,7 @@ class OptimizerConfig(Config):
         last = max(depths.values(), default=0)
         return {
             name: self.layerwise_lr_decay ** (last - depth)
-            * next((factor for pattern, factor in self.lr_scale.items() if matches(pattern, name)), 1.0)
+            * next((scale for pattern, scale in self.scales.items() if matches(pattern, name)), 1.0)
             for name, depth in depths.items()
         }
 
@@ -78,23 +93,20 @@ class OptimizerConfig(Config):
 
         Paths are relative to the optimizer's section.
         """
-        places = [(("frozen", index), pattern) for index, pattern in enumerate(self.frozen)]
-        places += [(("no_weight_decay", index), pattern) for index, pattern in enumerate(self.no_weight_decay)]
-        places += [(("lr_scale", pattern), pattern) for pattern in self.lr_scale]
-        for path, pattern in places:
-            found = matching([pattern], names)
-            if not found:
+        for path, pattern in self.patterns:
+            matched = matching([pattern], names)
+            if not matched:
                 yield Problem(path, no_match(pattern, names, tied))
-            elif path[0] != "frozen" and all(map(self.is_frozen, found)):
+            elif path[0] != "frozen" and all(map(self.is_frozen, matched)):
                 yield Problem(path, "has no effect: all that it matches is frozen; drop one of the two")
         if names and all(map(self.is_frozen, names)):
             yield Problem(("frozen",), "freezes every parameter, so that nothing is left to train; drop a pattern")
         for name in names:
-            scales = [pattern for pattern in self.lr_scale if matches(pattern, name)]
-            if len(scales) > 1:
+            found = [pattern for pattern in self.scales if matches(pattern, name)]
+            if len(found) > 1:
                 yield Problem(
-                    ("lr_scale", scales[1]),
-                    f"matches {name}, as {scales[0]} does; which of the two holds? Write patterns that share nothing",
+                    ("lr_scale", found[1]),
+                    f"matches {name}, as {found[0]} does; which of the two holds? Write patterns that share nothing",
                 )
                 break
 

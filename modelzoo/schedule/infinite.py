@@ -1,4 +1,4 @@
-"""Infinite learning rate (Ibrahim et al. 2024, arXiv:2403.08763, section 7): cooldown, constant, annealing."""
+"""Infinite learning rate (Ibrahim et al. 2024, arXiv:2403.08763): cooldown, constant, annealing."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,8 +11,8 @@ from modelzoo.schedule.decay import fallen, final_progress, final_steps
 class InfiniteConfig(ScheduleConfig):
     """Falls from the peak to a constant rate that no run's length enters, and anneals exponentially at the run's end.
 
-    A later corpus goes on from a checkpoint before the annealing at that constant rate, without warming up again:
-    `kind: constant` or this kind with `cooldown_steps: 0`, and an `optimizer.lr` that is the constant rate.
+    A later corpus continues from a checkpoint before the annealing, at the constant rate: this kind with the same
+    rates and `cooldown_steps: 0`; or kind wsd with the constant rate as its `optimizer.lr`.
     """
 
     kind: Literal["infinite"] = "infinite"

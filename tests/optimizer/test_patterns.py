@@ -5,6 +5,7 @@ import torch
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.show import run_facts
+from modelzoo.cli.train import run
 from modelzoo.config_errors import ConfigError
 from modelzoo.config_files import shipped_names
 from modelzoo.launch import build_run, resume
@@ -12,8 +13,9 @@ from modelzoo.model.gpt import GPT
 from modelzoo.model.parameters import depth_of, parameter_shapes
 from modelzoo.optimizer.patterns import matches
 from modelzoo.run_config import load_run_config
+from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import latest_checkpoint, read_tensors
-from tests.runs import small_config
+from tests.runs import small_config, small_overrides
 
 FROZEN = ["blocks.0", "embedding", "blocks.*.norm_1.bias"]
 OF_TWO_BLOCKS = f"optimizer.frozen=[{','.join(FROZEN)}]"
@@ -73,6 +75,11 @@ def test_scales_multiply_what_mup_and_the_layers_give_and_decay_follows_muP_alon
     assert decays["embedding.weight"] == 0.0  # no_weight_decay
     assert decays["blocks.0.mlp.fc_in.weight"] == pytest.approx(0.2)  # as without layerwise_lr_decay
     assert decays["lm_head.weight"] == pytest.approx(0.1)
+
+
+def test_a_scale_that_an_included_file_brings_can_be_dropped():
+    config = load_run_config("gptj_tiny", ["optimizer=adamw_slow_embedding", "optimizer.lr_scale={*embedding:null}"])
+    assert set(group_of(config).values()) == {config.optimizer.lr}
 
 
 # ------------------------------------------------------------------ bad input
@@ -169,7 +176,7 @@ def test_a_frozen_gradient_is_not_in_the_norm_that_clipping_bounds(dataset, tmp_
 
 
 def test_a_resumed_run_with_frozen_parts_is_bit_identical_and_may_not_freeze_others(dataset, tmp_path):
-    base = ["schedule=constant", "~schedule.final_lr_ratio", "callbacks.checkpoint.every_steps=4"]
+    base = ["schedule=constant", "callbacks.checkpoint.every_steps=4"]
     overrides = [*base, OF_TWO_BLOCKS, "optimizer.layerwise_lr_decay=0.7"]
     whole = launched(small_config(dataset, tmp_path / "whole", *overrides, "trainer.max_steps=8"))
     whole.train()
@@ -182,3 +189,33 @@ def test_a_resumed_run_with_frozen_parts_is_bit_identical_and_may_not_freeze_oth
     other = [*base, "optimizer.layerwise_lr_decay=0.7", "optimizer.frozen=[embedding]", "trainer.max_steps=8"]
     with pytest.raises(UserError, match=r"optimizer\.frozen"):
         launched(small_config(dataset, tmp_path / "whole", *other))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "sizes"),  # untied and tied
+    [("gptj_tiny", (2, 1, 1)), ("gptj_tiny", (1, 2, 2)), ("gpt2_tiny", (1, 2, 1)), ("gpt2_tiny", (1, 1, 2))],
+    ids=str,
+)
+def test_ranks_that_share_a_model_with_frozen_parts_train_as_one_does(dataset, tmp_path, monkeypatch, name, sizes):
+    """The embedding is frozen: what enters the first part that a rank gathers needs no gradient."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def trained(folder, sizes):
+        split = [f"accelerator.{k}={v}" for k, v in zip(("replicate", "shard", "tensor"), sizes, strict=True)]
+        without = ["~model.position.fraction"] if name == "gpt2_tiny" else []
+        more = ["model.padded_vocab_size=276", "trainer.max_steps=6", "trainer.micro_batch_size=2", OF_TWO_BLOCKS]
+        assert run(name, [*small_overrides(dataset, folder), *without, *more, *split])
+        (run_dir,) = folder.iterdir()
+        checkpoint, _ = latest_checkpoint(run_dir)
+        numbers = [(r["loss"], r["gradient_norm"]) for r in read_metrics(run_dir / "metrics.jsonl") if "loss" in r]
+        return numbers, read_tensors(checkpoint, "model"), read_tensors(checkpoint, "optimizer")
+
+    numbers, weights, state = trained(tmp_path / "alone", (1, 1, 1))
+    theirs, their_weights, their_state = trained(tmp_path / "ranks", sizes)
+    for mine, other in zip(numbers, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+    assert state.keys() == their_state.keys()
+    assert weights.keys() == their_weights.keys()
+    for name_of_weight in frozen_names(weights):
+        assert torch.equal(weights[name_of_weight], their_weights[name_of_weight]), name_of_weight
