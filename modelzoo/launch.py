@@ -15,8 +15,8 @@ from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
+from modelzoo.model.parameters import depth_of
 from modelzoo.model.tensor_parallel import share_layers
-from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.saved_models import load_saved_config
 from modelzoo.text_samples import TextSampler
@@ -84,15 +84,13 @@ def build_run(config: RunConfig) -> Trainer:
     if config.continue_from is not None and not parallel.from_main(lambda: _has_checkpoint(config)):
         base = find_base(config.continue_from, run_dir_of(config), parallel, accelerator.notes.append)
         start_from(model, base, config, data.datasets, parallel)
-    optimizer_config = config.optimizer
-    groups = parameter_groups(
-        model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
-    )
+    depths = {name: depth_of(name, config.model.num_layers) for name, _ in model.named_parameters()}
+    groups = config.optimizer.groups(model.named_parameters(), model.lr_multipliers(), depths)
     callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
     trainer = Trainer(
         config=config.trainer,
         model=model,
-        optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
+        optimizer=config.optimizer.build(groups, fused=accelerator.fused_optimizer),
         lr_factor=config.lr_factor,
         data=data,
         validation=validation,
@@ -130,6 +128,9 @@ def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel
             model = GPT(config.model)
         if parallel.tensor_mesh is not None:
             share_layers(model, parallel.tensor_mesh)
+    for name, parameter in model.named_parameters():
+        if config.optimizer.is_frozen(name):  # before the ranks divide it: none then keeps a gradient of it
+            parameter.requires_grad_(False)
     recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
     if accelerator.compile:
         for block in model.blocks:

@@ -10,6 +10,7 @@ from modelzoo.base_config import Config, Problem
 from modelzoo.config_files import Composed, load_with_provenance
 from modelzoo.data.config import DataConfig
 from modelzoo.model.config import ModelConfig
+from modelzoo.model.parameters import parameter_shapes, parameter_sizes
 from modelzoo.optimizer import AnyOptimizer
 from modelzoo.schedule import AnySchedule
 from modelzoo.schedule.base import in_steps
@@ -59,6 +60,23 @@ class RunConfig(Config):
         """The schedule at an update, as a fraction of `optimizer.lr`."""
         return self.schedule.factor(step, self.total_steps, self.tokens_per_step)
 
+    @property
+    def num_trained(self) -> int:
+        """Parameters that `optimizer.frozen` leaves to be trained."""
+        if not self.optimizer.frozen:
+            return self.model.num_parameters()
+        return sum(size for name, size in parameter_sizes(self.model).items() if not self.optimizer.is_frozen(name))
+
+    def notes(self) -> list[str]:
+        """What the user should know of a config that is not wrong."""
+        if not self.optimizer.frozen:
+            return []
+        tied = self.model.tie_embeddings and self.optimizer.is_frozen("embedding.weight")
+        return [
+            f"frozen: {', '.join(self.optimizer.frozen)}; {self.num_trained:,} of {self.model.num_parameters():,} "
+            "parameters are trained" + (" (embedding.weight is the head too, and both are frozen)" if tied else "")
+        ]
+
     def problems(self) -> Iterator[Problem]:
         return self.cross_problems({name: getattr(self, name) for name in type(self).model_fields})
 
@@ -84,6 +102,13 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
     tokens_per_step = trainer.global_batch_size * data.seq_len
     for problem in schedule.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
         yield Problem(("schedule", *problem.path), problem.message)
+
+
+def _patterns_fit_model(optimizer: AnyOptimizer, model: ModelConfig) -> Iterator[Problem]:
+    if not optimizer.patterns:
+        return
+    for problem in optimizer.problems_in_model(list(parameter_shapes(model)), model.tie_embeddings):
+        yield Problem(("optimizer", *problem.path), problem.message)
 
 
 def _split_differs(data: DataConfig) -> Iterator[Problem]:
@@ -164,6 +189,7 @@ def _callbacks_fit_run(
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
+    (("optimizer", "model"), _patterns_fit_model),
     (("data",), _split_differs),
     (("callbacks", "data"), _callbacks_fit),
     (("callbacks",), _one_checkpoint_callback),

@@ -35,6 +35,7 @@ ALLOWED = {
     | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
+    | {"modelzoo.model.parameters"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.launch": CONFIG_LAYER
     | {"modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.optimizer"}
@@ -58,7 +59,8 @@ ALLOWED = {
 WITHOUT_TORCH = [
     "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config",
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
-    "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
+    "modelzoo.model.config", "modelzoo.model.parameters", "modelzoo.optimizer", "modelzoo.schedule",
+    "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
     "modelzoo.mup.widths", "modelzoo.text_stream",
 ]  # fmt: skip

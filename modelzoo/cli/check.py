@@ -28,7 +28,7 @@ def command(
             continue
         print(f"{name}: ok")
         if isinstance(config, RunConfig):
-            for note in data_notes(config):
+            for note in [*config.notes(), *data_notes(config)]:
                 print(f"  {note}")
     if failures:
         raise UserError("\n".join(failures))

@@ -32,27 +32,34 @@ def command(
 
 def run_facts(config: Any) -> dict[str, Any]:
     """Exact counts of a run, computed from the config alone (no torch)."""
+    from modelzoo.cli.lr_curve import curve
+
     model, steps, tokens_per_step = config.model, config.total_steps, config.tokens_per_step
     parameters, flops = model.num_parameters(), model.flops_per_token(config.data.seq_len)
-    state = config.optimizer.state_bytes_per_parameter
+    trained, state = config.num_trained, config.optimizer.state_bytes_per_parameter
     return {
         "parameters": parameters,
+        "parameters_trained": trained,
         "parameters_by_part": model.parameter_counts(),
         "parameters_without_embeddings": model.num_non_embedding(),
         "flops_per_token": flops,
         "flops": flops * steps * tokens_per_step,
-        "bytes": {"weights": 4 * parameters, "gradients": 4 * parameters, "optimizer": state * parameters},
+        "bytes": {"weights": 4 * parameters, "gradients": 4 * trained, "optimizer": state * trained},
         "steps": steps,
         "tokens": steps * tokens_per_step,
         "tokens_per_step": tokens_per_step,
         "warmup_steps": config.warmup_steps,
         "peak_lr": config.optimizer.lr,
         "final_lr": config.optimizer.lr * config.lr_factor(steps - 1),
+        "lr_curve": curve(config),
+        "notes": config.notes(),
     }
 
 
 def describe(facts: dict[str, Any]) -> str:
     """The facts as lines of YAML comment, so that the whole output stays a YAML file."""
+    from modelzoo.cli.lr_curve import drawn
+
     parts = ", ".join(f"{name} {number:,}" for name, number in facts["parameters_by_part"].items())
     memory, per_step = facts["bytes"], facts["tokens_per_step"]
     lines = [
@@ -64,5 +71,7 @@ def describe(facts: dict[str, Any]) -> str:
         f"run               {facts['steps']:,} steps of {per_step:,} tokens: {facts['tokens']:,} tokens",
         f"warm-up           {facts['warmup_steps']:,} steps, {facts['warmup_steps'] * per_step:,} tokens",
         f"learning rate     peak {facts['peak_lr']:.4g}, at the last step {facts['final_lr']:.4g}",
+        *(f"                  {line}" for line in drawn(facts["lr_curve"])),
+        *facts["notes"],
     ]
     return "\n".join(["", *(f"# {line}" for line in lines)])

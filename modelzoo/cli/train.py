@@ -106,7 +106,7 @@ def _train(
     from modelzoo.trainer.bad_updates import TrainingError
 
     checkpoint, notes = resume(trainer, config)
-    for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
+    for note in [*config.notes(), *trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
         f"{config.name}: {config.model.num_parameters():,} parameters on {trainer.parallel.described}"
