@@ -68,15 +68,6 @@ def build_run(config: RunConfig) -> Trainer:
     for dataset in data.datasets:
         _check_data(dataset, config)
     validation = open_split(config.data.validation, config) if config.data.validation else None
-    if sum(dataset.num_tokens for dataset in data.datasets) < config.tokens_per_step:
-        described = ", ".join(
-            f"{dataset.path}: the split {dataset.split} holds {dataset.num_tokens:,} tokens"
-            for dataset in data.datasets
-        )
-        raise UserError(
-            f"{described}, less than one batch of {config.tokens_per_step:,} (trainer.global_batch_size × "
-            "data.seq_len); use a larger corpus, or smaller values of these two"
-        )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
     resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, Problem
 from modelzoo.config_files import Composed, load_with_provenance
-from modelzoo.data.config import DataConfig
+from modelzoo.data.config import DataConfig, MixtureConfig
 from modelzoo.model.config import ModelConfig
 from modelzoo.optimizer import AnyOptimizer
 from modelzoo.schedule import AnySchedule
@@ -86,6 +86,14 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
         yield Problem(("schedule", *problem.path), problem.message)
 
 
+def _mixture_fits_run(data: DataConfig, trainer: TrainerConfig) -> Iterator[Problem]:
+    if not isinstance(data.train, MixtureConfig) or (trainer.max_steps is None and trainer.max_tokens is None):
+        return
+    tokens_per_step = trainer.global_batch_size * data.seq_len
+    for problem in data.train.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
+        yield Problem(("data", "train", *problem.path), problem.message)
+
+
 def _split_differs(data: DataConfig) -> Iterator[Problem]:
     if data.validation is None:
         return
@@ -138,6 +146,7 @@ def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataCon
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
+    (("data", "trainer"), _mixture_fits_run),
     (("data",), _split_differs),
     (("callbacks", "data"), _evaluation_has_data),
     (("model", "accelerator"), _ranks_divide_model),

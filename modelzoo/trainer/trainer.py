@@ -169,7 +169,7 @@ class Trainer:
         tokens, seconds = self._clock["steps"] * self.tokens_per_step, self._clock["seconds"]
         self._speed = {"seconds": self._speed["seconds"] + seconds, "tokens": self._speed["tokens"] + tokens}
         self._clock = {"seconds": 0.0, "steps": 0}
-        self.publish(loss=loss, **numbers, tokens_per_second=tokens / seconds)
+        self.publish(loss=loss, **numbers, tokens_per_second=tokens / seconds, **self.data.seen(self.step))
 
     @property
     def tokens_per_second(self) -> float:
