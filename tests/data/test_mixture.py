@@ -1,55 +1,12 @@
 import re
-from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
 from modelzoo.data.dataset import TokenDataset
-from modelzoo.data.interleave import Interleave
 from modelzoo.data.mixture import MixtureLoader, Source
 from tests.data.datasets import build
-
-WEIGHTS = [[1], [1, 1], [3, 1], [0.7, 0.2, 0.1], [1] * 20, [1] * 23, [1e-4, 1, 30, 0.5, 2], [1, 1e-6]]
-
-
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_every_prefix_keeps_the_proportions(weights):
-    samples = 20_000
-    source, number = Interleave(weights).locate(np.arange(samples))
-    seen = np.zeros((samples + 1, len(weights)), dtype=np.int64)
-    seen[np.arange(1, samples + 1), source] = 1
-    seen = seen.cumsum(axis=0)
-    assert np.array_equal(number, seen[np.arange(samples), source])  # 0, 1, 2 … in each source
-    share = np.array(weights) / np.sum(weights)
-    height = int(np.ceil(np.log2(len(weights)))) if len(weights) > 1 else 0
-    assert np.abs(seen - np.arange(samples + 1)[:, None] * share).max() <= height / 2 + 1e-3 < len(weights)
-    for step in (0, 1, 7, 1000, samples):
-        assert Interleave(weights).counts(step) == seen[step].tolist()
-
-
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_far_into_a_run(weights):
-    """No table, no overflow: at sample 10**15 the places go on from the counts, and the counts are right."""
-    interleave, start = Interleave(weights), 10**15 + 3
-    source, number = interleave.locate(np.arange(start, start + 100))
-    before, after = interleave.counts(start), interleave.counts(start + 100)
-    assert sum(before) == start
-    for each in range(len(weights)):
-        assert number[source == each].tolist() == list(range(before[each], after[each]))
-    total = sum(map(Fraction, weights))
-    for count, weight in zip(before, weights, strict=True):
-        assert abs(count / start - weight / total) < 1e-9
-
-
-def test_samples_until_is_the_inverse_of_counts():
-    interleave = Interleave([0.7, 0.2, 0.1])
-    for source in range(3):
-        for count in (1, 2, 17, 1000):
-            samples = interleave.samples_until(source, count)
-            assert interleave.counts(samples)[source] == count
-            assert interleave.counts(samples - 1)[source] == count - 1
-
 
 @pytest.fixture
 def three(tmp_path):
