@@ -38,12 +38,12 @@ class Account(NamedTuple):
         share = f"{self.tokens / tokens_of_run:.2%} of the run"
         if len(self.shares) > 1:
             share += f" ({' → '.join(f'{each:.2%}' for each in self.shares)})"
-        limit = "" if self.max_epochs is None else f" of at most {self.max_epochs}"
+        limit = "" if self.max_epochs is None else f" (at most {self.max_epochs})"
         ends = "" if self.last_step is None else f", and ends at step {self.last_step:,}"
         padded = f"; its rows are filled to {self.filled:.0%}" if self.filled < WELL_FILLED else ""
         return (
-            f"{name}{share}, {self.tokens:,} tokens of the {self.num_tokens:,} in {self.path}: "
-            f"{self.epochs:.2f} epochs{limit}{ends}{padded}"
+            f"{name}{share}: {self.tokens:,} tokens, {self.epochs:.2f} epochs{limit} of the {self.num_tokens:,} in "
+            f"{self.path}{ends}{padded}"
         )
 
 

@@ -54,7 +54,7 @@ class MixtureSource(SourceConfig):
         if isinstance(self.weight, float) and self.weight <= 0:
             yield Problem(("weight",), "must be greater than 0; to leave a source out, set it to null")
         if self.weight is None and self.share is None:
-            yield Problem(("weight",), "is required where there is no share; give a number, or proportional")
+            yield Problem(("weight",), "give a weight (a number, or proportional), or a share of all tokens")
         if self.weight is not None and self.share is not None:
             yield Problem(("share",), "give weight or share, not both (weight=null drops that one)")
         if isinstance(self.share, Changing) and max(self.share.values) > 1:
@@ -102,6 +102,10 @@ class MixtureConfig(Config):
 
     def problems_in_run(self, total_steps: int, tokens_per_step: int) -> Iterator[Problem]:
         """What does not fit a run of this length. Paths are relative to the mixture's section."""
+        used = self.used_sources().values()
+        changing = [each for source in used for each in (source.weight, source.share) if isinstance(each, Changing)]
+        if any(True for section in (self, *used, *changing) for _ in section.problems()):  # reported by themselves
+            return
         try:
             shares = stretches(self.rates(total_steps, tokens_per_step))
         except UserError as error:

@@ -27,6 +27,8 @@ def mixture(new, old, new_keys="weight: 1", old_keys="share: 0.25", rest=""):
         f"+data.train={{sources: {{new: {{path: '{new}', split: train, {new_keys}}}, "
         f"old: {{path: '{old}', split: train, {old_keys}}}}}{rest}}}",
         "schedule=constant",
+        "~callbacks.evaluate",
+        "callbacks.checkpoint.every_steps=null",
     )
 
 
@@ -91,7 +93,8 @@ def test_two_ranks_publish_the_same_numbers(dataset, old, tmp_path):
 
     for folder, ranks in (("one", []), ("two", split(2, 1, 1))):
         train(dataset, tmp_path / folder, *mixture(dataset, old, **FALLING), *ranks)
-    one, two = ([read_metrics(path) for path in (tmp_path / name).glob("*/metrics.jsonl")][0] for name in ("one", "two"))
+    one, two = (read_metrics(tmp_path / name / "gptj_tiny" / "metrics.jsonl") for name in ("one", "two"))
+    assert len(one) > 5
     for ours, theirs in zip(one, two, strict=True):
         keys = [key for key in ours if key.startswith(("tokens_seen/", "epochs/"))]
         assert [ours[key] for key in keys] == [theirs[key] for key in keys]
@@ -99,11 +102,12 @@ def test_two_ranks_publish_the_same_numbers(dataset, old, tmp_path):
 
 
 def test_a_single_dataset_publishes_its_epochs(dataset, tmp_path):
-    trainer = launch(small_config(dataset, tmp_path, "trainer.max_steps=2", "schedule=constant"))
+    trainer = launch(
+        small_config(dataset, tmp_path, "trainer.max_steps=2", "schedule=constant", "schedule.warmup_steps=0")
+    )
     trainer.train()
-    assert [record["epochs"] for record in records(trainer)] == [8 / len(trainer.data), 16 / len(trainer.data)] or [
-        record["epochs"] for record in records(trainer)
-    ] == pytest.approx([8 / len(trainer.data.dataset), 16 / len(trainer.data.dataset)])
+    rows = len(trainer.data.dataset)
+    assert [record["epochs"] for record in records(trainer)] == [8 / rows, 16 / rows]
 
 
 def test_a_run_goes_on_with_the_same_course_only(dataset, old, tmp_path):
@@ -142,13 +146,13 @@ def test_proportional_weights_and_their_temperature(dataset, old, tmp_path):
 
 REFUSED = [
     ("share: 0.25, weight: 1", "", "data.train.sources.old.share", "give weight or share, not both"),
-    ("packing: stream", "", "data.train.sources.old.weight", "required where there is no share"),
+    ("packing: stream", "", "data.train.sources.old.weight", "give a weight (a number, or proportional), or a share"),
     ("share: 1.5", "", "data.train.sources.old.share = 1.5", "less than or equal to 1"),
     ("share: 0", "", "data.train.sources.old.share = 0", "greater than 0"),
     ("share: 1", "", "data.train.sources.new", "gets no tokens at all"),
     ("share: propotional", "", "data.train.sources.old.share = 'propotional'", "written as text"),
     ("weight: propotional", "", "data.train.sources.old.weight = 'propotional'", "did you mean proportional?"),
-    ("weight: proportional", "", "data.train.sources.new.weight = 1.0", "sizes and numbers do not compare"),
+    ("weight: proportional", "", "data.train.sources.new.weight = 1", "sizes and numbers do not compare"),
     ("weight: {valeus: [1, 2]}", "", "data.train.sources.old.weight.valeus", "did you mean values?"),
     ("weight: {values: [1]}", "", "data.train.sources.old.weight.values", "at least 2 items"),
     ("weight: {values: [1, -1]}", "", "data.train.sources.old.weight.values.1 = -1", "greater than or equal to 0"),
@@ -176,7 +180,7 @@ def test_mistakes_are_explained_before_any_data_is_there(tmp_path, old_keys, res
         small_config("nowhere", tmp_path, *mixture("nowhere", "no", old_keys=old_keys, rest=rest))
     assert place in str(error.value)
     assert message in str(error.value)
-    assert "1 problem;" in str(error.value)
+    assert "1 problem;" in str(error.value) or "valeus" in old_keys  # and there values is missing
 
 
 def test_weights_that_sum_to_zero_on_the_way_are_refused(tmp_path):
@@ -187,7 +191,7 @@ def test_weights_that_sum_to_zero_on_the_way_are_refused(tmp_path):
 
 def test_names_of_sources_can_be_names_of_numbers(tmp_path):
     with pytest.raises(ConfigError, match="its name must be of letters"):
-        small_config("new", tmp_path, *mixture("new", "old"), "data.train.sources={'a/b': {path: x, weight: 1}}")
+        small_config("new", tmp_path, *mixture("new", "old"), "+data.train.sources._a={path: x, weight: 1}")
 
 
 def test_weights_are_overridden_from_the_command_line(tmp_path):
@@ -198,7 +202,9 @@ def test_weights_are_overridden_from_the_command_line(tmp_path):
     changing = "data.train.sources.old.share={values: [0.5, 0.1], tokens: [0, 1e9]}"
     assert shares(changing).share.tokens == (0, 10**9)
     assert shares(changing, "data.train.sources.old.share=0.5").share == 0.5
-    other = shares("data.train.sources.old.share=null", "+data.train.sources.old.weight={values: [1, 2], steps: [0, 5]}")
+    other = shares(
+        "data.train.sources.old.share=null", "+data.train.sources.old.weight={values: [1, 2], steps: [0, 5]}"
+    )
     assert other.weight.points(100, 10) == ((0, 1.0), (5, 2.0))
     assert shares(changing).share.points(100, 10**8) == ((0, 0.5), (10, 0.1))
 
@@ -206,10 +212,10 @@ def test_weights_are_overridden_from_the_command_line(tmp_path):
 def test_a_run_that_outlasts_its_data_is_refused(dataset, old, tmp_path):
     ends = "weight: 1, max_tokens: 240, max_epochs: 2"
     for keys, message in [
-        ({"old_keys": ends}, r"old: 50\.00% of the run, 1,152 tokens of the 240 in .*: 4\.80 epochs of at most 2"),
+        ({"old_keys": ends}, r"old: 50\.00% of the run: 1,152 tokens, 4\.80 epochs \(at most 2\) of the 240 in "),
         ({"old_keys": ends}, r"after_max_epochs=drop\), or end the run after 5 steps \(trainer.max_steps=5\)"),
         (
-            {key: f"{ends}, after_max_epochs: drop" for key in ("old_keys", "new_keys")},
+            dict.fromkeys(("old_keys", "new_keys"), f"{ends}, after_max_epochs: drop"),
             r"every source has ended after 5 of 12 steps",
         ),
         ({"old_keys": "weight: 1, max_tokens: 60"}, r"sources\.old: .* holds 3 rows .* takes of it: 4 of its 8"),
@@ -223,7 +229,7 @@ def test_check_show_and_train_say_what_each_source_will_give(dataset, old, tmp_p
         overrides = [*small_overrides(dataset, tmp_path), *mixture(dataset, old, **keys), *more]
         return CliRunner().invoke(app, [verb, "gptj_tiny", *overrides])
 
-    line = f"old: 25.00% of the run (40.00% → 10.00%), 576 tokens of the 1,0"
+    line = f"old: 25.00% of the run (40.00% → 10.00%): 576 tokens, 0.24 epochs of the 2,405 in {old}"
     for verb in ("check", "show"):
         done = invoke(verb, old_keys="share: {values: [0.4, 0.1]}")
         assert done.exit_code == 0, done.output
@@ -234,8 +240,8 @@ def test_check_show_and_train_say_what_each_source_will_give(dataset, old, tmp_p
     shown = invoke("show", old_keys="weight: 1, max_epochs: 1, max_tokens: 240")
     assert shown.exit_code == 0
     assert "# data              data.train: a run of 12 steps reads old more often" in shown.output
-    trained = invoke("train", "trainer.max_steps=1", old_keys="share: 0.25")
-    assert "data: old: 25.00% of the run, 48 tokens" in trained.output + trained.stderr
+    trained = invoke("train", "trainer.max_steps=4", old_keys="share: 0.25")
+    assert "data: old: 25.00% of the run: 192 tokens" in trained.output + trained.stderr
 
 
 def test_shipped_replay():

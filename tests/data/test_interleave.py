@@ -189,7 +189,10 @@ def test_shares_and_weights():
     ("rates", "message"),
     [
         ({"a": weight((0, 1), (10, 0)), "b": weight((5, 1), (7, 0))}, "at step 10 the weights sum to 0"),
-        ({"a": share((0, 0.5), (10, 0.9)), "b": share((0, 0.5))}, r"at step 10 the shares sum to 1\.4 \(a 0\.9, b 0\.5"),
+        (
+            {"a": share((0, 0.5), (10, 0.9)), "b": share((0, 0.5))},
+            r"at step 10 the shares sum to 1\.4 \(a 0\.9, b 0\.5",
+        ),
         ({"a": share((0, 0.5)), "b": share((0, 0.4))}, r"at step 0 the shares sum to 0\.9 .* no source has a weight"),
         ({"a": share((0, 0.5)), "b": weight((0, 1), (9, 0))}, r"at step 9 the shares sum to 0\.5"),
     ],

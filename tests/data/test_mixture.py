@@ -8,6 +8,7 @@ from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.mixture import MixtureLoader, Source
 from tests.data.datasets import build
 
+
 @pytest.fixture
 def three(tmp_path):
     """Three datasets of 42 tokens each, told apart by their first ids."""
@@ -91,9 +92,9 @@ def test_a_run_that_repeats_too_much_is_refused_with_what_would_fit(three):
     with pytest.raises(UserError) as error:
         loader.check(7)
     assert re.search(
-        r"a: 75\.00% of the run, 105 tokens of the 42 in .*/a: 2\.33 epochs of at most 2;", str(error.value)
+        r"a: 75\.00% of the run: 105 tokens, 2\.33 epochs \(at most 2\) of the 42 in .*/a;", str(error.value)
     )
-    assert re.search(r"b: 25\.00% of the run, 35 tokens of the 42 in .*/b: 0\.78 epochs", str(error.value))
+    assert re.search(r"b: 25\.00% of the run: 35 tokens, 0\.78 epochs of the 42 in .*/b", str(error.value))
     assert "lower the weight of a, raise its max_epochs, let it end there" in str(error.value)
     assert "or end the run after 6 steps (trainer.max_steps=6)" in str(error.value)
 
