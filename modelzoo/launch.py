@@ -69,15 +69,6 @@ def build_run(config: RunConfig) -> Trainer:
     for dataset in data.datasets:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
-    if sum(dataset.num_tokens for dataset in data.datasets) < config.tokens_per_step:
-        described = ", ".join(
-            f"{dataset.path}: the split {dataset.split} holds {dataset.num_tokens:,} tokens"
-            for dataset in data.datasets
-        )
-        raise UserError(
-            f"{described}, less than one batch of {config.tokens_per_step:,} (trainer.global_batch_size × "
-            "data.seq_len); use a larger corpus, or smaller values of these two"
-        )
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
     base: Path | None = None

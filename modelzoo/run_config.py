@@ -8,7 +8,7 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, Problem
 from modelzoo.config_files import Composed, load_with_provenance
-from modelzoo.data.config import DataConfig
+from modelzoo.data.config import DataConfig, MixtureConfig
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.parameters import parameter_shapes, parameter_sizes
 from modelzoo.optimizer import AnyOptimizer
@@ -104,6 +104,14 @@ def _schedule_fits_run(schedule: AnySchedule, trainer: TrainerConfig, data: Data
         yield Problem(("schedule", *problem.path), problem.message)
 
 
+def _mixture_fits_run(data: DataConfig, trainer: TrainerConfig) -> Iterator[Problem]:
+    if not isinstance(data.train, MixtureConfig) or (trainer.max_steps is None and trainer.max_tokens is None):
+        return
+    tokens_per_step = trainer.global_batch_size * data.seq_len
+    for problem in data.train.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
+        yield Problem(("data", "train", *problem.path), problem.message)
+
+
 def _patterns_fit_model(optimizer: AnyOptimizer, model: ModelConfig) -> Iterator[Problem]:
     if not optimizer.patterns:
         return
@@ -190,6 +198,7 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), _schedule_fits_run),
     (("optimizer", "model"), _patterns_fit_model),
+    (("data", "trainer"), _mixture_fits_run),
     (("data",), _split_differs),
     (("callbacks", "data"), _callbacks_fit),
     (("callbacks",), _one_checkpoint_callback),

@@ -38,8 +38,9 @@ def data_notes(config: "RunConfig") -> list[str]:
     """What the run still needs from the disk; what is there already is checked against the config."""
     from pathlib import Path
 
+    from modelzoo.data.accounting import describe_all
     from modelzoo.data.schema import find_split, read_manifest
-    from modelzoo.data.sources import check_tokenizer_is_known, is_modelzoos, open_dataset, split_of
+    from modelzoo.data.sources import check_tokenizer_is_known, find_accounts, is_modelzoos, open_dataset, split_of
     from modelzoo.tokenizer import Tokenizer
 
     check_tokenizer_is_known(config.data)
@@ -66,4 +67,6 @@ def data_notes(config: "RunConfig") -> list[str]:
             )
         if config.data.tokenizer and Tokenizer.load(config.data.tokenizer).sha256 != manifest.tokenizer.sha256:
             raise UserError(f"{path} was not written with data.tokenizer={config.data.tokenizer}; preprocess it again")
-    return notes
+    batch_size = config.trainer.global_batch_size
+    accounts = find_accounts(config.data, batch_size, config.total_steps, config.model.vocab_size)
+    return notes + [f"data: {line}" for line in describe_all(accounts)]

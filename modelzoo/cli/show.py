@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from modelzoo.base_config import UserError
+
 
 def command(
     config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
@@ -38,6 +40,7 @@ def run_facts(config: Any) -> dict[str, Any]:
     parameters, flops = model.num_parameters(), model.flops_per_token(config.data.seq_len)
     trained, state = config.num_trained, config.optimizer.state_bytes_per_parameter
     return {
+        "data": data_facts(config),
         "parameters": parameters,
         "parameters_trained": trained,
         "parameters_by_part": model.parameter_counts(),
@@ -56,6 +59,18 @@ def run_facts(config: Any) -> dict[str, Any]:
     }
 
 
+def data_facts(config: Any) -> list[str]:
+    """What the run takes of each source, where all of them are there; what is wrong with them, where something is."""
+    from modelzoo.data.accounting import describe_all
+    from modelzoo.data.sources import find_accounts
+
+    batch_size = config.trainer.global_batch_size
+    try:
+        return describe_all(find_accounts(config.data, batch_size, config.total_steps, config.model.vocab_size))
+    except UserError as error:
+        return str(error).splitlines()
+
+
 def describe(facts: dict[str, Any]) -> str:
     """The facts as lines of YAML comment, so that the whole output stays a YAML file."""
     from modelzoo.cli.lr_curve import drawn
@@ -72,6 +87,7 @@ def describe(facts: dict[str, Any]) -> str:
         f"warm-up           {facts['warmup_steps']:,} steps, {facts['warmup_steps'] * per_step:,} tokens",
         f"learning rate     peak {facts['peak_lr']:.4g}, at the last step {facts['final_lr']:.4g}",
         *(f"                  {line}" for line in drawn(facts["lr_curve"])),
+        *(f"{'data' if number == 0 else '':18}{line}" for number, line in enumerate(facts["data"])),
         *facts["notes"],
     ]
     return "\n".join(["", *(f"# {line}" for line in lines)])

@@ -114,6 +114,8 @@ def _train(
         f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
+    for line in trainer.data.summary(trainer.total_steps):
+        say(f"data: {line}")
     if not trainer.is_complete or trainer.evaluation_due:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")

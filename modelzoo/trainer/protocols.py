@@ -34,6 +34,14 @@ class TrainingData(Protocol):
 
     def state(self, step: int) -> dict[str, Any]: ...
 
+    def summary(self, num_steps: int) -> Sequence[str]:
+        """What a run of so many steps takes of each source, a line each."""
+        ...
+
+    def seen(self, step: int) -> Mapping[str, float]:
+        """What the batches before this step have read, by the names of the record's numbers; a pure function."""
+        ...
+
 
 class TextGenerator(Protocol):
     """Continues prompts, without a trace in any random state or in the model."""
