@@ -26,6 +26,8 @@ ALLOWED = {
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
+    "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
+    "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
@@ -50,7 +52,7 @@ WITHOUT_TORCH = [
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
-    "modelzoo.mup.widths", "modelzoo.text_stream",
+    "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page",
 ]  # fmt: skip
 
 
@@ -97,6 +99,8 @@ def test_the_rule_would_catch_a_violation():
     assert violations("modelzoo.trainer.trainer", {"modelzoo.model.gpt"})
     assert violations("data_preprocessing.pipeline", {"modelzoo.model.config"})
     assert violations("modelzoo.model.gpt", {"modelzoo.data.dataset"})
+    assert violations("modelzoo.trainer.trainer", {"modelzoo.report.continuation"})
+    assert violations("modelzoo.report.continuation", {"modelzoo.run_config"})
     assert not violations("modelzoo.launch", {"modelzoo.model.gpt"})
 
 

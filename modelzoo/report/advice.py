@@ -89,8 +89,8 @@ def _learned_nothing(seen: Seen) -> Iterator[Step]:
         if domain.verdict == "worse":
             yield Step(
                 f"Lower the peak learning rate, from {general(seen.peak_lr)} to a third of it, or train for longer.",
-                f"{domain.name} is {percent(domain.change or 0).lstrip('+')} worse than before: warming the learning rate up again "
-                "raises the loss first, and the run ended before that was made good.",
+                f"{domain.name} is {percent(domain.change or 0).lstrip('+')} worse than before: warming the rate up "
+                "again raises the loss first, and the run ended before that was made good.",
                 GUPTA,
             )
         elif domain.verdict == "no change shown" and domain.interval is not None:

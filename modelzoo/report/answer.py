@@ -55,7 +55,7 @@ def _rule(new: Sequence[Domain], old: Sequence[Domain], continued: bool) -> tupl
         return "open", f"Not yet known: it is better on {_names(new)}, but what it forgot was not measured."
     if unkept := [domain for domain in old if not domain.kept]:
         return "open", f"Not shown: {_names(unkept)} may have lost more than {percent(TOLERANCE, 0).lstrip('+')}."
-    return "yes", f"Yes: better on {_names([d for d in new if d.verdict == 'better'])}, and {_names(old)} kept."
+    return "yes", f"Yes: better on {_names([d for d in new if d.verdict == 'better'])}, with {_names(old)} kept."
 
 
 def _gains(role: str, domains: Sequence[Domain]) -> list[str]:

@@ -18,6 +18,8 @@ MOST_LABELS = 8
 LABEL_HEIGHT = 0.07
 """Of a label beside the plot, as a part of the plot's height."""
 Format = Callable[[float], str]
+Place = Callable[[float], float]
+"""A value as a part of the plot, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,21 @@ def line_chart(
     y_label: str,
     x_format: Format = count,
     y_format: Format = lambda y: f"{y:.4f}",
-    y_tick: Format | None = None,
+    y_tick: Callable[[float, int], str] = lambda y, digits: signed(y, digits).removeprefix("+"),
     include: Sequence[float] = (),
     rules: Sequence[tuple[float, str]] = (),
     log_x: bool = False,
 ) -> str:
     """A figure: lines with their bands, named at their ends, values under the pointer or at the arrow keys.
 
-    `name` is unique on the page; `include` are values of y that must be seen; `rules` are horizontal lines, named.
+    `name` is unique on the page; `y_tick` also hears how many decimals
+    tell the ticks apart. `include` are values of y that must be seen, `rules` horizontal lines, named.
     """
     series = [one for one in series if one.points]
     assert series, f"{name}: nothing to draw"
     x_of, x_ticks = _x_scale([x for one in series for x, _ in one.points], log_x)
     ys = [y for one in series for _, y in one.points] + [e for one in series for b in one.band if b for e in b]
     y_of, y_ticks = _y_scale([*ys, *include, *(value for value, _ in rules)])
-    y_tick = y_tick or (lambda y: signed(y, decimals(y_ticks)).removeprefix("+"))
     described = f"{y_label} over {x_label}. " + " ".join(
         f"{one.name}: from {y_format(one.points[0][1])} to {y_format(one.points[-1][1])}." for one in series
     )
@@ -67,7 +69,7 @@ def line_chart(
         f'<div class="plot" data-title="{text(title)}"><svg class="canvas" role="img" '
         f'aria-labelledby="{name}-title {name}-description">',
         f'<title id="{name}-title">{text(title)}</title><desc id="{name}-description">{text(described)}</desc>',
-        *_grid(x_of, x_ticks, x_format, y_of, y_ticks, y_tick, rules, x_label),
+        *_grid(x_of, x_ticks, x_format, y_of, y_ticks, lambda y: y_tick(y, decimals(y_ticks)), rules, x_label),
         '<svg class="lines" viewBox="0 0 1000 1000" preserveAspectRatio="none">',
         *(_band(one, x_of, y_of) for one in series if one.band),
         *(_line(one, x_of, y_of) for one in series),
@@ -124,7 +126,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = 200) -> list[tupl
     return [points[0], *((float(x), float(y)) for x, y in (part.mean(0) for part in inner)), points[-1]]
 
 
-def _x_scale(xs: Sequence[float], log: bool) -> tuple[Format, list[float]]:
+def _x_scale(xs: Sequence[float], log: bool) -> tuple[Place, list[float]]:
     low, high = min(xs), max(xs)
     if not log and 0 < low <= 0.05 * high:
         low = 0.0
@@ -136,7 +138,7 @@ def _x_scale(xs: Sequence[float], log: bool) -> tuple[Format, list[float]]:
     return (lambda x: (x - low) / (high - low)), ticks(low, high, 4)
 
 
-def _y_scale(ys: Sequence[float]) -> tuple[Format, list[float]]:
+def _y_scale(ys: Sequence[float]) -> tuple[Place, list[float]]:
     """0 at the top, 1 at the bottom, as SVG counts."""
     low, high = min(ys), max(ys)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
@@ -145,10 +147,10 @@ def _y_scale(ys: Sequence[float]) -> tuple[Format, list[float]]:
 
 
 def _grid(
-    x_of: Format,
+    x_of: Place,
     x_ticks: Sequence[float],
     x_format: Format,
-    y_of: Format,
+    y_of: Place,
     y_ticks: Sequence[float],
     y_tick: Format,
     rules: Sequence[tuple[float, str]],
@@ -181,12 +183,12 @@ def _grid(
     return parts
 
 
-def _line(one: Series, x_of: Format, y_of: Format) -> str:
+def _line(one: Series, x_of: Place, y_of: Place) -> str:
     path = "L".join(f"{1000 * x_of(x):.1f} {1000 * y_of(y):.1f}" for x, y in one.points)
     return f'<path class="{_style(one)}" d="M{path}"/>'
 
 
-def _band(one: Series, x_of: Format, y_of: Format) -> str:
+def _band(one: Series, x_of: Place, y_of: Place) -> str:
     """A gap where a point has no interval."""
     runs: list[list[tuple[float, float, float]]] = [[]]
     for (x, _), interval in zip(one.points, one.band, strict=True):
@@ -199,14 +201,14 @@ def _band(one: Series, x_of: Format, y_of: Format) -> str:
     return f'<path class="band c{one.color % NUM_COLORS}" d="{path}"/>' if path else ""
 
 
-def _end(one: Series, x_of: Format, y_of: Format) -> str:
+def _end(one: Series, x_of: Place, y_of: Place) -> str:
     x, y = one.points[-1]
     return (
         f'<circle class="end c{one.color % NUM_COLORS}" cx="{100 * x_of(x):.2f}%" cy="{100 * y_of(y):.2f}%" r="3.5"/>'
     )
 
 
-def _labels(series: Sequence[Series], y_of: Format) -> list[str]:
+def _labels(series: Sequence[Series], y_of: Place) -> list[str]:
     """The names at the lines' ends, moved apart where they would overlap."""
     wanted = sorted((y_of(one.points[-1][1]), number) for number, one in enumerate(series))
     places: list[float] = []
@@ -237,7 +239,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def _numbers(
-    series: Sequence[Series], x_label: str, x_of: Format, y_of: Format, x_format: Format, y_format: Format
+    series: Sequence[Series], x_label: str, x_of: Place, y_of: Place, x_format: Format, y_format: Format
 ) -> str:
     """The table: one row for each x of any series. `data-x` and `data-y` are places in the plot."""
     cells: list[dict[float, str]] = []

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modelzoo.base_config import UserError
 from modelzoo.files import write_text
 from modelzoo.report.advice import Seen, Step, advice
 from modelzoo.report.answer import Answer, answer
@@ -94,7 +95,8 @@ class Report:
 def write_report(run_dir: Path, new: Collection[str] = ()) -> dict[str, Any]:
     """Write `report.json` and `report.html` into a run's directory, and return what the JSON holds.
 
-    `new` names the evaluation sets that the run was to learn; empty takes those trained on most.
+    `new` names the evaluation sets that the run was to learn; empty takes what the run's callback `report` says, and
+    where that says nothing those trained on most.
 
     Raises:
         UserError: there is no run, or no evaluation set of such a name.
@@ -110,7 +112,13 @@ def write_report(run_dir: Path, new: Collection[str] = ()) -> dict[str, Any]:
 
 def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
     """Everything that a run's files tell."""
+    new = new or _said_to_be_new(files)
     domains = read_domains(files, new)
+    names = [domain.name for domain in domains]
+    if unknown := [name for name in new if name not in names]:
+        raise UserError(
+            f"{files.path}: evaluated no set of the name {', '.join(unknown)}; there are: {', '.join(names) or 'none'}"
+        )
     sources = _sources(files)
     continued = files.setting("continue_from") is not None
     training = {key: thinned(files.series(key)) for key in CURVES}
@@ -127,6 +135,12 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
         advice=advice(seen),
         missing=dict(_missing(files, domains, sources, samples)),
     )
+
+
+def _said_to_be_new(files: RunFiles) -> Collection[str]:
+    callbacks = files.setting("callbacks", default={})
+    found = [c.get("new") for c in callbacks.values() if isinstance(c, Mapping) and c.get("kind") == "report"]
+    return next((names for names in found if names), ())
 
 
 def _run(files: RunFiles, complete: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The page of a continued run: the answer first, then what it rests on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelzoo.report.answer import QUESTION
@@ -108,7 +108,7 @@ def _table(report: Report) -> str:
         Column("after", number=True),
         Column("change", number=True),
         Column("95 % interval", number=True),
-        Column("better ← no change → worse", wide=True),
+        Column("better ← 0 → worse", wide=True),
         Column("verdict"),
         Column("blocks better", number=True),
     ]
@@ -144,7 +144,7 @@ def _mark(domain: Domain, scale: IntervalScale) -> str:
 
 def _blocks(domain: Domain) -> str:
     tested = f"sign test p {probability(domain.sign_test).replace('0.', '= 0.', 1).replace('< = ', '< ')}"
-    return f"{domain.num_better:,} of {domain.num_blocks:,} <small>{text(tested)}</small>"
+    return f"<span>{domain.num_better:,} of {domain.num_blocks:,} <small>{text(tested)}</small></span>"
 
 
 def _limit() -> str:
@@ -202,7 +202,7 @@ def _changes(role: str, title: str, domains: Sequence[Domain], colors: Mapping[s
     rules = [(0.0, ""), *([(TOLERANCE, f"{_limit()} may be lost")] if role == "old" else [])]
     return line_chart(
         f"change-{role}", title, series, "tokens", "since step 0; less is better",
-        y_format=percent, y_tick=lambda y: percent(y, 1 if abs(y) < 0.05 else 0), rules=rules,
+        y_format=percent, y_tick=lambda y, digits: percent(y, max(0, digits - 2)), rules=rules,
     )  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def _advice(report: Report) -> str:
 
 
 def _training(report: Report) -> str:
-    titles = {
+    titles: dict[str, tuple[str, str, Callable[[float], str]]] = {
         "loss": ("Training loss", "nats per token", lambda y: f"{y:.4f}"),
         "lr": ("Learning rate", "of the fastest group", general),
         "gradient_norm": ("Gradient norm", "before clipping", general),
@@ -245,7 +245,7 @@ def _training(report: Report) -> str:
     charts = [
         line_chart(
             f"training-{key}", title, [Series(title, report.training[key], color=5)], "tokens", label, y_format=form,
-            y_tick=general if key == "lr" else count if key == "tokens_per_second" else None,
+            y_tick=_tick,
         )
         for key, (title, label, form) in titles.items()
         if len(report.training[key]) > 1
@@ -253,6 +253,10 @@ def _training(report: Report) -> str:
     if not charts:
         return ""
     return section("Training", ['<div class="grid2">' + "\n".join(charts) + "</div>"], name="training")
+
+
+def _tick(y: float, digits: int) -> str:
+    return count(y) if abs(y) >= 100_000 else f"{y:,.{digits}f}" if digits < 5 else general(y)
 
 
 def _sources(sources: Sequence[Source], missing: Mapping[str, str]) -> str:
@@ -302,7 +306,7 @@ def _samples(samples: Sequence[Sample], missing: Mapping[str, str]) -> str:
 
 
 def _cut(sample: str) -> str:
-    return sample if len(sample) <= LONGEST_SAMPLE else sample[:LONGEST_SAMPLE] + " …"
+    return "… " + sample[:LONGEST_SAMPLE].lstrip(" ") + (" …" if len(sample) > LONGEST_SAMPLE else "")
 
 
 def _what_was_run(report: Report) -> str:

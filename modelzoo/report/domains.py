@@ -122,8 +122,7 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
     domains = []
     for key in dict.fromkeys([*recorded, *blocks]):
         share = _share_of(key, files, shares)
-        named = key in new or _shown(key) in new
-        role: Role = "new" if (named if new else share > 0 and share >= most / 2) else "old"
+        role: Role = "new" if (_shown(key) in new if new else share > 0 and share >= most / 2) else "old"
         if key in blocks:
             domains.append(_from_blocks(key, role, share, blocks[key], files))
         else:

@@ -75,7 +75,7 @@ th:last-child, td:last-child { padding-right: 0; }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-size: .85rem; font-weight: 500; color: var(--dim); vertical-align: bottom; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
-.cards tbody th { min-width: 9.5rem; } tbody th small { display: block; font-weight: 400; }
+.cards tbody th { min-width: 11rem; } tbody th small { display: block; font-weight: 400; }
 .number { text-align: right; white-space: nowrap; } td { overflow-wrap: anywhere; } .wide { width: 26%; }
 td small { display: block; }
 .scroll { overflow: auto; max-height: 22rem; }
@@ -96,7 +96,7 @@ td small { display: block; }
 .chart { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; margin: 0;
   padding: .9rem 1.2rem .7rem; min-width: 0; }
 figcaption { line-height: 1.35; overflow-wrap: anywhere; } figcaption b { font-weight: 650; margin-right: .4rem; }
-figcaption span { font-size: .88rem; }
+figcaption span { font-size: .88rem; display: block; }
 .plot { position: relative; height: 15rem; margin: .9rem .4rem 3.4rem 3.3rem; touch-action: pan-y; }
 .large .plot { height: 20rem; } .labelled .plot { margin-right: 8.5rem; }
 .canvas { width: 100%; height: 100%; overflow: visible; display: block; pointer-events: none; }
@@ -130,8 +130,8 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
 .steps { list-style: none; counter-reset: step; padding: 0; margin: 0; display: grid; gap: .8rem; }
 .steps li { counter-increment: step; position: relative; padding-left: 3.9rem; }
 .steps li::before { content: counter(step); position: absolute; left: 1.2rem; top: .85rem; width: 1.7rem;
-  height: 1.7rem; border-radius: 50%; background: var(--open-back); color: var(--open); display: grid; place-items: center;
-  font-size: .9rem; font-weight: 650; }
+  height: 1.7rem; border-radius: 50%; background: var(--open-back); color: var(--open); display: grid;
+  place-items: center; font-size: .9rem; font-weight: 650; }
 .steps p { margin: 0 0 .2rem; } .steps b { font-weight: 650; } .steps small { font-size: .85rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .9rem 1.6rem;
   margin: 0 0 1rem; }

@@ -86,7 +86,7 @@ SAMPLES = [
      "text": " fell 2.3 percent in early trading on Tuesday after it said third-quarter profit would miss its own "
      "forecast, citing higher provisions.\n\nAnalysts had expected"},
     {"step": 0, "prompt": "Once upon a time", "seed": 1, "text": " there was a house at the end of the lane."},
-    {"step": STEPS, "prompt": "Once upon a time", "seed": 1, "text": " there was a house near the sea, and in it lived"},
+    {"step": STEPS, "prompt": "Once upon a time", "seed": 1, "text": " there was a house near the sea, and in it a"},
 ]  # fmt: skip
 MACHINE = {"device": "cpu", "name": "a processor of 2 cores", "precision": "fp32", "ranks": 1, "torch": "2.13.0"}
 
