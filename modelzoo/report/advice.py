@@ -38,6 +38,7 @@ class Seen:
     lr: Sequence[tuple[int, float]]
     """(tokens, learning rate)."""
     continued: bool
+    complete: bool = True
 
     @property
     def new(self) -> list[Domain]:
@@ -150,7 +151,7 @@ def _passed_its_best(seen: Seen) -> Iterator[Step]:
 
 
 def _still_falling(seen: Seen) -> Iterator[Step]:
-    for domain in seen.new:
+    for domain in seen.new if seen.complete else ():
         end = domain.points[-1].tokens
         late = [point for point in domain.points if 0.75 * end <= point.tokens < end and point.step > 0]
         if not late or domain.verdict == "worse":

@@ -81,10 +81,16 @@ def _in_words(domain: Domain) -> str:
 
 
 def _changes(domains: Sequence[Domain]) -> str:
-    return ", ".join(f"{d.name} {percent(d.change or 0.0)}" for d in domains)
+    worst = sorted(domains, key=lambda domain: -(domain.change or 0.0))
+    more = [f"{len(worst) - 2} more"] if len(worst) > 3 else []
+    return _listed([f"{d.name} {percent(d.change or 0.0)}" for d in (worst[:2] if more else worst)] + more)
 
 
 def _names(domains: Sequence[Domain]) -> str:
     names = [domain.name for domain in domains]
     shown = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+    return _listed(shown)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

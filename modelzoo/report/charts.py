@@ -267,4 +267,5 @@ def _numbers(
 
 
 def _style(one: Series) -> str:
-    return f"line c{one.color % NUM_COLORS}" + (" dashed" if one.dashed else "")
+    again = " dotted" if one.color // NUM_COLORS % 2 else ""
+    return f"line c{one.color % NUM_COLORS}" + (" dashed" if one.dashed else "") + again

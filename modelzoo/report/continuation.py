@@ -124,7 +124,9 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
     training = {key: thinned(files.series(key)) for key in CURVES}
     samples = _samples(files)
     complete = files.total_steps is None or files.step >= files.total_steps
-    seen = Seen(domains, {s.name: s.epochs for s in sources if s.epochs is not None}, files.series("lr"), continued)
+    seen = Seen(
+        domains, {s.name: s.epochs for s in sources if s.epochs is not None}, files.series("lr"), continued, complete
+    )
     return Report(
         answer=answer(domains, continued, complete),
         run=_run(files, complete),

@@ -107,7 +107,8 @@ figcaption span { font-size: .88rem; display: block; }
 .canvas line.limit, .interval .limit { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 3 3; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round;
   vector-effect: non-scaling-stroke; }
-.dashed { stroke-dasharray: 6 5; } .band { fill: var(--c); opacity: .16; } .end { fill: var(--c); }
+.dashed { stroke-dasharray: 6 5; } .dotted { stroke-dasharray: 1 5; }
+.band { fill: var(--c); opacity: .16; } .end { fill: var(--c); }
 .cursor line { stroke: var(--text); stroke-width: 1; opacity: .5; }
 .cursor circle { fill: var(--c); stroke: var(--paper); stroke-width: 2; }
 .tip { position: absolute; top: 0; z-index: 1; background: var(--text); color: var(--paper); border-radius: 8px;
@@ -165,6 +166,7 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   section { margin-top: 1.6rem; } h2, h3, .lead { break-after: avoid; }
   figure, tr, .tiles, .answer, .steps li, .sample { break-inside: avoid; }
+  .cards tbody th { min-width: 7rem; } .cards th, .cards td { padding-right: .7rem; } .interval { min-width: 5rem; }
   .chart details, .tip { display: none; } .plot, .large .plot { height: 11rem; }
   .card, .chart, .tiles > div { border-color: #ccc; }
 }
