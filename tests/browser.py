@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ SWITCHES = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
     "--disable-extensions", "--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
 )  # fmt: skip
+LAUNCH = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The protocol is spoken on descriptors 3 and 4."""
 
 
 class Browser:
@@ -23,8 +32,7 @@ class Browser:
         assert BINARY is not None
         (read_commands, self._commands), (self._answers, write_answers) = os.pipe(), os.pipe()
         self._process = subprocess.Popen(
-            # the protocol is spoken on descriptors 3 and 4
-            ["sh", "-c", f'exec 3<&{read_commands} 4>&{write_answers}; exec "$0" "$@"', BINARY, *SWITCHES,
+            [sys.executable, "-c", LAUNCH, str(read_commands), str(write_answers), BINARY, *SWITCHES,
              f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -248,7 +248,7 @@ def _numbers(
         cells.append(
             {
                 x: f'<td data-y="{y_of(y):.4f}">{text(y_format(y))}'
-                + (f" <small>{text(y_format(band[0]))} … {text(y_format(band[1]))}</small>" if band else "")
+                + (f" <small>({text(y_format(band[0]))} … {text(y_format(band[1]))})</small>" if band else "")
                 + "</td>"
                 for (x, y), band in zip(one.points, bands, strict=True)
             }

@@ -139,7 +139,20 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
 .facts dt { color: var(--dim); font-size: .85rem; } .facts dd { margin: 0; overflow-wrap: anywhere; }
 .notes li { margin-bottom: .3rem; max-width: 46rem; } .notes { padding-left: 1.2rem; font-size: .93rem; }
 
-@media (max-width: 60rem) { .grid3 { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+@media (max-width: 64rem) {
+  .grid3 { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .labelled .plot { margin-right: .4rem; } .labelled .legend { display: flex; } .canvas text.label { display: none; }
+}
+@media screen and (max-width: 64rem) {
+  .cards thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .cards, .cards tr, .cards th, .cards td { display: block; width: auto; }
+  .cards tbody { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 2.5rem; }
+  .cards tr { padding: .6rem 0; border-bottom: 1px solid var(--line); } .cards tr:last-child { border: 0; }
+  .cards th, .cards td { padding: .1rem 0; border: 0; min-width: 0; }
+  .cards td { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; text-align: right; }
+  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left; flex: none; }
+  .cards td.wide { display: block; } .cards td.wide::before { content: none; } .cards td:empty { display: none; }
+}
 @media screen and (max-width: 44rem) {
   main, footer { padding-left: 1rem; padding-right: 1rem; } main { padding-top: 1.4rem; }
   section { margin-top: 2.4rem; }
@@ -149,25 +162,18 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   .tiles dd { font-size: 1.2rem; }
   .grid2, .grid3, .pair { grid-template-columns: minmax(0, 1fr); } .pair { gap: 1rem; }
   .chart { padding: .8rem .8rem .6rem; } .plot, .large .plot { height: 14rem; margin-left: 2.9rem; }
-  .labelled .plot { margin-right: .4rem; } .labelled .legend { display: flex; } .canvas text.label { display: none; }
   .tip { white-space: normal; }
-  .cards thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .cards, .cards tbody, .cards tr, .cards th, .cards td { display: block; width: auto; }
-  .cards tr { padding: .6rem 0; border-bottom: 1px solid var(--line); } .cards tr:last-child { border: 0; }
-  .cards th, .cards td { padding: .1rem 0; border: 0; min-width: 0; }
-  .cards td { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; text-align: right; }
-  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left; flex: none; }
-  .cards td.wide { display: block; } .cards td.wide::before { content: none; } .cards td:empty { display: none; }
+  .cards tbody { grid-template-columns: minmax(0, 1fr); }
   .card { padding: .5rem .9rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .7rem 1rem; }
 }
 @media print {
   @page { margin: 14mm; }
-  body { font-size: 10pt; background: #fff; } main, footer { max-width: none; padding: 0; }
+  html { font-size: 11.5px; } body { font-size: 1rem; background: #fff; } main, footer { max-width: none; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   section { margin-top: 1.6rem; } h2, h3, .lead { break-after: avoid; }
   figure, tr, .tiles, .answer, .steps li, .sample { break-inside: avoid; }
-  .cards tbody th { min-width: 7rem; } .cards th, .cards td { padding-right: .7rem; } .interval { min-width: 5rem; }
-  .chart details, .tip { display: none; } .plot, .large .plot { height: 11rem; }
+  .cards tbody th { min-width: 8rem; } .cards th, .cards td { padding-right: .8rem; } .interval { min-width: 6rem; }
+  .chart details, .tip { display: none; } .plot, .large .plot { height: 13rem; }
   .card, .chart, .tiles > div { border-color: #ccc; }
 }
 """
