@@ -27,6 +27,8 @@ ALLOWED = {
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.tensor_writer": set(),
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
+    "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
+    "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
@@ -62,7 +64,7 @@ WITHOUT_TORCH = [
     "modelzoo.model.config", "modelzoo.model.parameters", "modelzoo.optimizer", "modelzoo.schedule",
     "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
-    "modelzoo.mup.widths", "modelzoo.text_stream",
+    "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page",
 ]  # fmt: skip
 
 
@@ -109,6 +111,8 @@ def test_the_rule_would_catch_a_violation():
     assert violations("modelzoo.trainer.trainer", {"modelzoo.model.gpt"})
     assert violations("data_preprocessing.pipeline", {"modelzoo.model.config"})
     assert violations("modelzoo.model.gpt", {"modelzoo.data.dataset"})
+    assert violations("modelzoo.trainer.trainer", {"modelzoo.report.continuation"})
+    assert violations("modelzoo.report.continuation", {"modelzoo.run_config"})
     assert not violations("modelzoo.launch", {"modelzoo.model.gpt"})
 
 

@@ -21,6 +21,7 @@ from modelzoo.cli import (
     list_configs,
     mup,
     preprocess,
+    report,
     serve,
     show,
     tokenizer,
@@ -45,6 +46,7 @@ app.command("preprocess")(preprocess.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("train")(train.command)
+app.command("report")(report.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("serve")(serve.command)
