@@ -1,5 +1,7 @@
 """Batches of one dataset, as a pure function of the step. No torch."""
 
+from collections.abc import Iterable
+
 from modelzoo.data.accounting import Account, check_rows, describe_all
 from modelzoo.data.order import Order, locate
 from modelzoo.data.rows import Batch, RowDataset
@@ -62,9 +64,11 @@ class BatchLoader:
             "manifest_sha256": self.dataset.fingerprint,
         }
 
-    def seen(self, step: int) -> dict[str, float]:
-        """What the batches before this step have read, for the run's record: a pure function of the step."""
-        return {"epochs": step * self.batch_size / len(self.dataset)}
+    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> dict[str, float]:
+        """What the batches before this step have read, for the run's record: a pure function of the step. Batches
+        that were `left_out` (first to last, apart from each other) do not count."""
+        batches = step - sum(max(0, min(last + 1, step) - first) for first, last in left_out)
+        return {"epochs": batches * self.batch_size / len(self.dataset)}
 
     def accounts(self, num_steps: int) -> list[Account]:
         """What a run of `num_steps` takes."""

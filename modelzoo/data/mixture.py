@@ -5,7 +5,7 @@ at once, and what each source has given before it is known exactly.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -128,21 +128,28 @@ class MixtureLoader:
             ],
         }
 
-    def tokens_seen(self, step: int) -> dict[str, int]:
-        """Tokens of each source in all batches before this step, in closed form. They sum to the run's."""
-        counts = self._plan.counts(step * self.batch_size)
-        seq_len = self.datasets[0].seq_len
-        return {name: count * seq_len for name, count in zip(self.sources, counts, strict=True)}
+    def tokens_seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> dict[str, int]:
+        """Tokens of each source in the batches before this step, in closed form; `left_out` as `BatchLoader.seen`.
+        They sum to the run's."""
+        return {name: rows * self.datasets[0].seq_len for name, rows in self._rows_seen(step, left_out).items()}
 
-    def seen(self, step: int) -> dict[str, float]:
+    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> dict[str, float]:
         """As `BatchLoader.seen`: `tokens_seen/<source>`, which sum to the run's tokens, and `epochs/<source>`."""
-        tokens = self.tokens_seen(step)
-        seq_len = self.datasets[0].seq_len
-        epochs = {
-            f"epochs/{name}": count / seq_len / order.length
-            for (name, count), order in zip(tokens.items(), self._orders, strict=True)
+        tokens = self.tokens_seen(step, left_out)
+        rows = self._rows_seen(step, left_out)
+        return {
+            **{f"tokens_seen/{name}": count for name, count in tokens.items()},
+            **{f"epochs/{name}": rows[name] / own.length for name, own in zip(rows, self._orders, strict=True)},
         }
-        return {**{f"tokens_seen/{name}": count for name, count in tokens.items()}, **epochs}
+
+    def _rows_seen(self, step: int, left_out: Iterable[tuple[int, int]]) -> dict[str, int]:
+        counts = np.array(self._plan.counts(step * self.batch_size))
+        for first, last in left_out:
+            stop = min(last + 1, step)
+            if first < stop:
+                counts -= self._plan.counts(stop * self.batch_size)
+                counts += self._plan.counts(first * self.batch_size)
+        return dict(zip(self.sources, counts.tolist(), strict=True))
 
     def accounts(self, num_steps: int) -> list[Account]:
         """What a run of `num_steps` takes of each source."""

@@ -1,6 +1,6 @@
 """What the trainer asks of the model and of the data, which arrive as objects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,8 +38,9 @@ class TrainingData(Protocol):
         """What a run of so many steps takes of each source, a line each."""
         ...
 
-    def seen(self, step: int) -> Mapping[str, float]:
-        """What the batches before this step have read, by the names of the record's numbers; a pure function."""
+    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> Mapping[str, float]:
+        """What the batches before this step have read, by the names of the record's numbers; a pure function. Batches
+        that were `left_out` (first to last) do not count."""
         ...
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from modelzoo.base_config import UserError
 from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.loader import BatchLoader
 from modelzoo.data.mixture import MixtureLoader, Source
 from tests.data.datasets import build
 
@@ -111,3 +112,14 @@ def test_sources_of_two_tokenizers_are_refused(tmp_path, three):
     other = TokenDataset(tmp_path / "other", "train", 5)
     with pytest.raises(UserError, match=r"a \(.*/a\) was written with .* ab, but o \(.*/other\) with cd"):
         MixtureLoader({"a": Source(three["a"], 1), "o": Source(other, 1)}, 4, 0)
+
+
+def test_batches_that_were_left_out_do_not_count(three):
+    loader = MixtureLoader({"a": Source(three["a"], 3), "b": Source(three["b"], 2)}, 4, 0)
+    kept = [step for step in range(20) if not 3 <= step <= 4 and not 8 <= step <= 11 and step != 19]
+    rows = [name for step in kept for name in loader.source_of_rows(step)]
+    left_out = [(3, 4), (8, 11), (19, 30), (40, 50)]
+    assert loader.tokens_seen(20, left_out) == {name: 5 * rows.count(name) for name in "ab"}
+    assert loader.seen(20, left_out)["epochs/b"] == rows.count("b") / 9
+    alone = BatchLoader(three["a"], 4, 0)
+    assert alone.seen(20, left_out) == {"epochs": len(kept) * 4 / 9}
