@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from data_preprocessing import pipeline
 from data_preprocessing.config import PreprocessConfig
@@ -77,3 +78,10 @@ def small_overrides(dataset: Path, output_dir: Path) -> list[str]:
 def small_config(dataset: Path, output_dir: Path, *overrides: str, base: str = "gptj_tiny") -> RunConfig:
     """`small_overrides` as a config, with further overrides."""
     return load_run_config(base, [*small_overrides(dataset, output_dir), *overrides])
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what a clock or a process says: times, memory, and the last one, which has nothing else."""
+    by_clock = ("second", "peak_memory")
+    kept = [{k: v for k, v in record.items() if not any(part in k for part in by_clock)} for record in records]
+    return [record for record in kept if set(record) - {"step", "tokens", "mfu", "hfu"}]

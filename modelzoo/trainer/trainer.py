@@ -203,7 +203,8 @@ class Trainer:
     def _publish_step(self, numbers: dict[str, float]) -> None:
         loss = self.since_record["loss_sum"] / max(1, self.since_record["num_tokens"])
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
-        self.publish(loss=loss, **numbers, **self._meters(), **self._seen(), **self.batches)
+        seen = self.data.seen(self.guard.batch_number(self.step), self.guard.skipped)
+        self.publish(loss=loss, **numbers, **self._meters(), **seen, **self.batches)
 
     def _meters(self) -> dict[str, float | None]:
         """Speed, where the time went since the last record, and memory; every rank calls this."""
@@ -215,16 +216,6 @@ class Trainer:
             **numbers,
             "peak_memory_bytes": None if peak is None else self.parallel.any(peak),
         }
-
-    def _seen(self) -> dict[str, float]:
-        """What the weights have seen of each source: all up to the newest batch, but for those left out."""
-        end = self.guard.batch_number(self.step)
-        numbers = dict(self.data.seen(end))
-        for first, last in self.guard.skipped:
-            if first < end:
-                before, after = self.data.seen(first), self.data.seen(last + 1)
-                numbers = {name: number - after[name] + before[name] for name, number in numbers.items()}
-        return numbers
 
     @property
     def tokens_per_second(self) -> float | None:

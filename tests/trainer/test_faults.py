@@ -14,7 +14,7 @@ import torch
 
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, read_tensors
-from tests.runs import small_overrides
+from tests.runs import comparable, small_overrides
 from tests.trainer import processes
 
 RUN = ["model.dropout=0.1", "trainer.micro_batch_size=2", "callbacks.checkpoint.every_steps=2"]
@@ -24,7 +24,7 @@ def series(folder):
     """Every number that is recorded, but for the clock's."""
     (run_dir,) = folder.iterdir()
     records = read_metrics(run_dir / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in records]
+    return comparable(records)
 
 
 def state(folder):
