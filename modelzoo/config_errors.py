@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Tag, TypeAdapter, ValidationError
 
-from modelzoo.base_config import Config, Problem, UserError, kind_of
+from modelzoo.base_config import Config, Problem, UserError
 
 Path = tuple[str | int, ...]
 OTHER_NAMES = {
@@ -189,10 +189,10 @@ def resolve(schema: type[Config], loc: Sequence[str | int]) -> tuple[Path, type[
     annotation: Any = schema
     for part in loc:
         classes = list(_config_classes(annotation))
-        tagged = [cls for cls in classes if "kind" in cls.model_fields and kind_of(cls) == part]
+        tagged = dict(_tagged(annotation))
         is_field = len(classes) == 1 and part in classes[0].model_fields
-        if tagged and not is_field:  # a union's tag stands in the location, not in the YAML
-            annotation = tagged[0]
+        if part in tagged and not is_field:  # a union's tag stands in the location, not in the YAML
+            annotation = tagged[part]
             continue
         path.append(part)
         owner = classes[0] if len(classes) == 1 else None
@@ -276,6 +276,17 @@ def _config_classes(annotation: Any) -> Iterable[type[Config]]:
     elif get_origin(annotation) in (Union, types.UnionType):
         for option in get_args(annotation):
             yield from _config_classes(option)
+
+
+def _tagged(annotation: Any) -> Iterable[tuple[Any, Any]]:
+    """The options of a union that are told apart by a tag, with it."""
+    if get_origin(annotation) is Annotated:
+        inner, *others = get_args(annotation)
+        tags = [other.tag for other in others if isinstance(other, Tag)]
+        yield from ((tag, inner) for tag in tags) if tags else _tagged(inner)
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for option in get_args(annotation):
+            yield from _tagged(option)
 
 
 def _item_type(annotation: Any) -> Any:

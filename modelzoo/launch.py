@@ -1,39 +1,37 @@
 """The one place where the parts meet: a RunConfig becomes a Trainer, a checkpoint becomes a model."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-import yaml
-from pydantic import ValidationError
-from torch import Tensor
 
-from modelzoo.base_config import Config, UserError
-from modelzoo.config_errors import Provenance, describe_all
-from modelzoo.convert.adapters import BASE, base_of, base_text, holds_adapters, read_weights
+from modelzoo.base_config import UserError
+from modelzoo.continuing import check_base, find_base, start_from
+from modelzoo.convert.adapters import BASE, base_of, base_text, holds_adapters
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training
-from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
+from modelzoo.model.parameters import depth_of
 from modelzoo.model.tensor_parallel import share_layers
-from modelzoo.optimizer.base import parameter_groups
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.run_length import with_total_steps
+from modelzoo.saved_models import load_saved_config
+from modelzoo.text_samples import TextSampler
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.checkpoint import checkpoints_of, find_checkpoint, latest_checkpoint
+from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
+from modelzoo.trainer.remote_copy import RemoteCopy, newest_checkpoint
 from modelzoo.trainer.run_state import restore
 from modelzoo.trainer.trainer import Trainer
-
-C = TypeVar("C", bound=Config)
+from modelzoo.trainer.utilization import Utilization
 
 MAY_CHANGE_ON_RESUME = (
     "description",
@@ -43,6 +41,8 @@ MAY_CHANGE_ON_RESUME = (
     "trainer.max_",
     "trainer.log_",
     "trainer.micro_",
+    "trainer.bad_updates",
+    "trainer.skip_batches",  # those that are still to come, as the trainer's state checks
     "data.validation",
     "data.tokenizer",
 )
@@ -60,7 +60,7 @@ def build_run(config: RunConfig) -> Trainer:
     """Everything that a run needs, at step 0. Raises UserError where data, tokenizer and model disagree."""
     saved, config = dump_yaml(config), with_total_steps(config)
     accelerator = choose_accelerator(config.accelerator)
-    parallel = Parallel(config.accelerator, accelerator.device)
+    parallel = Parallel(config.accelerator, accelerator.device, accelerator.cpu_offload)
     torch.manual_seed(config.seed + parallel.data_rank)  # of dropout: other rows, other masks
     if config.trainer.global_batch_size % parallel.num_data_ranks:
         raise UserError(
@@ -72,46 +72,50 @@ def build_run(config: RunConfig) -> Trainer:
     )
     for dataset in data.datasets:
         _check_data(dataset, config)
-    validation = open_split(config.data.validation, config) if config.data.validation else None
-    if sum(dataset.num_tokens for dataset in data.datasets) < config.tokens_per_step:
-        described = ", ".join(
-            f"{dataset.path}: the split {dataset.split} holds {dataset.num_tokens:,} tokens"
-            for dataset in data.datasets
-        )
-        raise UserError(
-            f"{described}, less than one batch of {config.tokens_per_step:,} (trainer.global_batch_size × "
-            "data.seq_len); use a larger corpus, or smaller values of these two"
-        )
+    validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
     tokenizer = _tokenizer_of(data.datasets, config)
     model = _build_model(config, accelerator, parallel)
     documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
-    resumed = bool(checkpoints_of(run_dir_of(config)))  # then the base is no longer needed, but by adapters
-    if config.lora is not None:
-        base = _base_of_adapters(config)
-        _start_from(model, base, data.datasets, parallel, initial_adapters(model, config.seed))
+    goes_on = parallel.from_main(lambda: _has_checkpoint(config))
+    base: Path | None = None
+    if config.lora is not None:  # whose checkpoints hold the adapters alone
+        base = _base_of_adapters(config, parallel, accelerator.notes.append)
+        start_from(model, base, config, data.datasets, parallel, initial_adapters(model, config.seed))
         store_adapters_only(model)
         documents[BASE] = base_text(base)
-    elif config.continue_from is not None and not resumed:
-        _start_from(model, Path(config.continue_from), data.datasets, parallel, {})
-    optimizer_config = config.optimizer
-    groups = parameter_groups(
-        model.named_parameters(), optimizer_config.lr, optimizer_config.weight_decay, model.lr_multipliers()
-    )
+    elif config.continue_from is not None and not goes_on:
+        base = find_base(config.continue_from, run_dir_of(config), parallel, accelerator.notes.append)
+        start_from(model, base, config, data.datasets, parallel)
+    depths = {name: depth_of(name, config.model.num_layers) for name, _ in model.named_parameters()}
+    groups = config.optimizer.groups(model.named_parameters(), model.lr_multipliers(), depths)
     callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
-    return Trainer(
+    trainer = Trainer(
         config=config.trainer,
         model=model,
-        optimizer=optimizer_config.build(groups, fused=accelerator.fused_optimizer),
+        optimizer=config.optimizer.build(groups, fused=accelerator.fused_optimizer),
         lr_factor=config.lr_factor,
         data=data,
         validation=validation,
+        generator=TextSampler(model, tokenizer, accelerator),
         accelerator=accelerator,
         parallel=parallel,
         callbacks={name: own for name, own in callbacks.items() if own.every_rank or parallel.is_main},
         run_dir=run_dir_of(config),
         tokens_per_step=config.tokens_per_step,
         documents=documents,
+        utilization=_utilization(config, accelerator, parallel),
     )
+    if base is not None and not goes_on:
+        trainer.accelerator.notes.append(check_base(trainer, base, config))
+    return trainer
+
+
+def _utilization(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> Utilization:
+    """The model's FLOPs beside the peak of all ranks' devices, which are taken to be alike."""
+    seq_len, peak = config.data.seq_len, accelerator.peak_flops
+    flops = config.model.flops_per_token(seq_len)
+    again = config.model.recomputed_flops_per_token(seq_len, config.accelerator.activation_checkpointing)
+    return Utilization(flops, flops + again, None if peak is None else peak * math.prod(parallel.sizes))
 
 
 def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:
@@ -127,14 +131,17 @@ def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel
             add_lora(model, config.lora, torch.bfloat16 if half else torch.float32)
         if parallel.tensor_mesh is not None:
             share_layers(model, parallel.tensor_mesh)
+    for name, parameter in model.named_parameters():
+        if config.optimizer.is_frozen(name):  # before the ranks divide it: none then keeps a gradient of it
+            parameter.requires_grad_(False)
     recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
     if accelerator.compile:
         for block in model.blocks:
             block.compile()
     if not drawn_here:
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        parallel.shard_data(model, model.blocks)
-        model.to_empty(device=accelerator.device)
+        parallel.shard_data(model, model.blocks, accelerator.gathered_dtype)
+        model.to_empty(device="cpu" if accelerator.cpu_offload else accelerator.device)
         if config.lora is None:  # else all of it comes from the base
             parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
     return model
@@ -153,7 +160,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     Returns the checkpoint and what the user should know: damaged checkpoints, changed settings. Raises
     UserError where the config now describes another run.
     """
-    folder, notes = latest_checkpoint(trainer.run_dir)
+    folder, notes = trainer.parallel.from_main(lambda: newest_checkpoint(trainer.run_dir, _copies_of(config)))
     if folder is None:
         if notes:
             raise UserError(
@@ -175,61 +182,29 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     return folder, notes
 
 
-def load_saved_config(checkpoint: Path) -> RunConfig:
-    """The config that a checkpoint was trained with. UserError: it holds a model alone, such as an imported one."""
-    run = find_saved_config(checkpoint)
-    if run is None:
-        raise UserError(
-            f"{checkpoint}: holds a model alone, and no run that could go on or say what data it had; start one from "
-            f"it with continue_from={checkpoint}, and name data where it is needed"
-        )
-    return run
+def _copies_of(config: RunConfig) -> RemoteCopy | None:
+    """Where the run's checkpoints are copied to."""
+    urls = (getattr(callback, "copy_to", None) for callback in config.callbacks.values())
+    return next((RemoteCopy(url, config.name) for url in urls if url is not None), None)
 
 
-def find_saved_config(checkpoint: Path) -> RunConfig | None:
-    """`load_saved_config`; None where the checkpoint holds a model alone."""
-    data = _read_config(checkpoint)
-    return None if set(data) == {"model"} else _validated(RunConfig, data, checkpoint)
+def _has_checkpoint(config: RunConfig) -> bool:
+    """Whether the run goes on, and its base is no longer needed."""
+    copies = _copies_of(config)
+    return bool(checkpoints_of(run_dir_of(config))) or (copies is not None and bool(copies.steps()))
 
 
-def load_model_config(checkpoint: Path) -> ModelConfig:
-    """What a checkpoint's model is: a run's or an imported one."""
-    return _validated(ModelConfig, _read_config(checkpoint).get("model"), checkpoint)
+def _base_of_adapters(config: RunConfig, parallel: Parallel, on_note: Callable[[str], None]) -> Path:
+    """The checkpoint that a LoRA run adapts; on resume the very one that it began with, though it may have moved."""
+    assert config.continue_from is not None  # RunConfig refuses lora without it
+    given = Path(config.continue_from)
 
+    def known() -> Path | None:
+        saved, _ = latest_checkpoint(run_dir_of(config))
+        return base_of(saved, given) if saved is not None and holds_adapters(saved) else None
 
-def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
-    """The model of a checkpoint, or of a run's newest checkpoint, in evaluation mode, its weights as `dtype`.
-
-    Calling it maps `input_ids` (B, T) to `logits` (B, T, V). Raises UserError where nothing whole lies there.
-    """
-    folder = find_checkpoint(Path(path))
-    with torch.device("meta"):
-        model = GPT(load_model_config(folder))
-    weights = {name: tensor.to(device, dtype) for name, tensor in read_weights(folder).items()}
-    model.load_state_dict(weights, assign=True)
-    return model.to(device).eval()
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that travels with a checkpoint."""
-    folder = find_checkpoint(Path(path))
-    if not (folder / TOKENIZER).is_file():
-        raise UserError(f"{folder}: was imported without a tokenizer; import it again with --tokenizer PATH")
-    return Tokenizer.load(folder / TOKENIZER)
-
-
-def _read_config(checkpoint: Path) -> dict[str, Any]:
-    data = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
-    return data if isinstance(data, dict) else {}
-
-
-def _validated(schema: type[C], data: Any, checkpoint: Path) -> C:
-    file = checkpoint / "config.yaml"
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        lines = "\n".join(describe_all(error, schema, data, Provenance(str(file))))
-        raise UserError(f"{lines}\n{file} was written by another version of modelzoo") from None
+    found = parallel.from_main(known)
+    return find_base(config.continue_from, run_dir_of(config), parallel, on_note) if found is None else found
 
 
 def _may_change(key: str) -> bool:
@@ -248,40 +223,3 @@ def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
         return own.read_text(encoding="utf-8")
     assert config.data.tokenizer is not None  # open_training refuses data without any
     return Tokenizer.load(config.data.tokenizer).backend.to_str()
-
-
-def _base_of_adapters(config: RunConfig) -> Path:
-    """The checkpoint that a LoRA run adapts; on resume the very one that it began with, though it may have moved."""
-    assert config.continue_from is not None  # RunConfig refuses lora without it
-    given, (saved, _) = Path(config.continue_from), latest_checkpoint(run_dir_of(config))
-    return base_of(saved, given) if saved is not None and holds_adapters(saved) else find_checkpoint(given)
-
-
-def _start_from(
-    model: GPT, path: Path, datasets: Sequence[RowDataset], parallel: Parallel, adapters: Mapping[str, Tensor]
-) -> None:
-    """Load a checkpoint's weights, and what a LoRA run has beside them."""
-    folder = find_checkpoint(path)
-    theirs = load_tokenizer(folder)
-    for data in datasets:
-        data.check_against(theirs, model.config.vocab_size)
-    if differences := _other_model(load_model_config(folder), model.config):
-        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
-        raise UserError(f"continue_from={path}: its weights do not fit this model: {lines}; use the values there")
-    parallel.load(model, {**read_weights(folder), **adapters}, f"continue_from={path}")
-
-
-def _other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:
-    """The options that make another model of the same weights, or need others. How weights are first drawn and what
-    dropout they train with may change; so may the context of a model without a vector per position, and how many of
-    the rows of the vocabulary are padding."""
-    free = {"init", "dropout"}
-    if ours.position.num_parameters(1, 1) == 0:
-        free.add("max_seq_len")
-    both = [
-        config.model_copy(
-            update={"vocab_size": 1, "ffn_size": config.ffn_width, "padded_vocab_size": config.num_embeddings}
-        )
-        for config in (base, ours)
-    ]
-    return [change for change in diff(*both) if change[0].split(".")[0] not in free]

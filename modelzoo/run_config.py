@@ -11,6 +11,7 @@ from modelzoo.config_files import Composed, load_with_provenance
 from modelzoo.data.config import DataConfig, MixtureConfig
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.lora_config import LoraConfig
+from modelzoo.model.parameters import parameter_shapes, parameter_sizes
 from modelzoo.optimizer import AnyOptimizer
 from modelzoo.schedule import AnySchedule
 from modelzoo.schedule.base import in_steps
@@ -62,6 +63,27 @@ class RunConfig(Config):
         """The schedule at an update, as a fraction of `optimizer.lr`."""
         return self.schedule.factor(step, self.total_steps, self.tokens_per_step)
 
+    @property
+    def num_trained(self) -> int:
+        """Parameters that `lora` or `optimizer.frozen` leave to be trained."""
+        if self.lora is not None:
+            return self.lora.num_parameters(self.model)
+        if not self.optimizer.frozen:
+            return self.model.num_parameters()
+        return sum(size for name, size in parameter_sizes(self.model).items() if not self.optimizer.is_frozen(name))
+
+    def notes(self) -> list[str]:
+        """What the user should know of a config that is not wrong."""
+        if self.lora is not None:
+            return [f"trained: the {self.num_trained:,} parameters of adapters; all others are frozen"]
+        if not self.optimizer.frozen:
+            return []
+        tied = self.model.tie_embeddings and self.optimizer.is_frozen("embedding.weight")
+        return [
+            f"frozen: {', '.join(self.optimizer.frozen)}; {self.num_trained:,} of {self.model.num_parameters():,} "
+            "parameters are trained" + (" (embedding.weight is the head too, and both are frozen)" if tied else "")
+        ]
+
     def problems(self) -> Iterator[Problem]:
         return self.cross_problems({name: getattr(self, name) for name in type(self).model_fields})
 
@@ -98,15 +120,29 @@ def _epochs_are_of_one_dataset(trainer: TrainerConfig, data: DataConfig) -> Iter
         )
 
 
-def _split_differs(data: DataConfig) -> Iterator[Problem]:
-    if data.validation is None:
+def _mixture_fits_run(data: DataConfig, trainer: TrainerConfig) -> Iterator[Problem]:
+    if not isinstance(data.train, MixtureConfig) or (trainer.max_steps is None and trainer.max_tokens is None):
         return
-    *train, validation = data.used_sources()
-    if any((source.path, source.split) == (validation.path, validation.split) for source in train):
-        yield Problem(
-            ("data", "validation"),
-            "is the training data itself, so it would measure memory, not learning; name another split, or null",
-        )
+    tokens_per_step = trainer.global_batch_size * data.seq_len
+    for problem in data.train.problems_in_run(trainer.total_steps(tokens_per_step), tokens_per_step):
+        yield Problem(("data", "train", *problem.path), problem.message)
+
+
+def _patterns_fit_model(optimizer: AnyOptimizer, model: ModelConfig) -> Iterator[Problem]:
+    if not optimizer.patterns:
+        return
+    for problem in optimizer.problems_in_model(list(parameter_shapes(model)), model.tie_embeddings):
+        yield Problem(("optimizer", *problem.path), problem.message)
+
+
+def _split_differs(data: DataConfig) -> Iterator[Problem]:
+    train = [(source.path, source.split) for source in data.training_sources()]
+    for name, source in data.validation_sources().items():
+        if (source.path, source.split) in train:
+            yield Problem(
+                ("data", "validation", *(("sources", name) if name else ())),
+                "is the training data itself, so it would measure memory, not learning; name another split, or null",
+            )
 
 
 def _ranks_divide_model(model: ModelConfig, accelerator: AcceleratorConfig) -> Iterator[Problem]:
@@ -138,13 +174,40 @@ def _ranks_divide_batch(accelerator: AcceleratorConfig, trainer: TrainerConfig) 
         )
 
 
-def _evaluation_has_data(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
+def _callbacks_fit(callbacks: dict[str, AnyCallback | None], data: DataConfig) -> Iterator[Problem]:
+    used = {name: callback for name, callback in callbacks.items() if callback is not None}
+    sets = list(data.validation_sources())
+    for name, callback in used.items():
+        for problem in callback.problems_in_run(name, used, sets):
+            yield Problem(("callbacks", name, *problem.path), problem.message)
+
+
+def _one_checkpoint_callback(callbacks: dict[str, AnyCallback | None]) -> Iterator[Problem]:
+    names = [name for name, callback in callbacks.items() if getattr(callback, "kind", None) == "checkpoint"]
+    for name in names[1:]:
+        yield Problem(
+            ("callbacks", name),
+            f"is of kind checkpoint, as {names[0]} is, and each would delete what the other keeps; use one, and its "
+            "keep_every_steps",
+        )
+
+
+def _output_is_local(output_dir: str) -> Iterator[Problem]:
+    if "://" in output_dir:
+        yield Problem(
+            ("output_dir",), "is a folder of this machine; checkpoints go elsewhere too by callbacks.checkpoint.copy_to"
+        )
+
+
+def _callbacks_fit_run(
+    callbacks: dict[str, AnyCallback | None], trainer: TrainerConfig, data: DataConfig
+) -> Iterator[Problem]:
+    if trainer.max_steps is None and trainer.max_tokens is None:  # which the section itself reports
+        return
+    total_steps = trainer.total_steps(trainer.global_batch_size * data.seq_len)
     for name, callback in callbacks.items():
-        if getattr(callback, "kind", None) == "evaluate" and data.validation is None:
-            yield Problem(
-                ("callbacks", name),
-                f"needs data.validation, which is null; name a split there, or drop it with ~callbacks.{name}",
-            )
+        for problem in callback.problems_in_length(total_steps) if callback is not None else ():
+            yield Problem(("callbacks", name, *problem.path), problem.message)
 
 
 def _lora_fits_run(
@@ -174,8 +237,13 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), length_problems),
     (("trainer", "data"), _epochs_are_of_one_dataset),
+    (("optimizer", "model"), _patterns_fit_model),
+    (("data", "trainer"), _mixture_fits_run),
     (("data",), _split_differs),
-    (("callbacks", "data"), _evaluation_has_data),
+    (("callbacks", "data"), _callbacks_fit),
+    (("callbacks",), _one_checkpoint_callback),
+    (("output_dir",), _output_is_local),
+    (("callbacks", "trainer", "data"), _callbacks_fit_run),
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
     (("lora", "model", "accelerator", "continue_from"), _lora_fits_run),

@@ -1,7 +1,9 @@
 """A small dataset and small runs on it, for tests of the trainer and of what stands around it."""
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 from data_preprocessing import pipeline
 from data_preprocessing.config import PreprocessConfig
@@ -27,6 +29,24 @@ def write_dataset(folder: Path, num_documents: int = 60, seed: int = 0) -> Path:
         }
     )
     return pipeline.run(config, folder).output
+
+
+def write_masked_dataset(folder: Path) -> Path:
+    """A dataset of prompts and completions below `folder`: the loss is on the completions alone, which differ in
+    length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    small_tokenizer().save(folder / "tokenizer.json")
+    lines = [json.dumps({"prompt": f"what is {i}? ", "completion": "the cat " * (1 + i % 5)}) for i in range(80)]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    settings = {
+        "name": "pairs",
+        "reader": {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": ["prompt", "completion"]},
+        "mode": {"kind": "prompt_completion"},
+        "tokenizer": "tokenizer.json",
+        "output": "pairs",
+        "validation_fraction": 0.3,
+    }
+    return pipeline.run(PreprocessConfig.model_validate(settings), folder).output
 
 
 def small_overrides(dataset: Path, output_dir: Path) -> list[str]:
@@ -58,3 +78,10 @@ def small_overrides(dataset: Path, output_dir: Path) -> list[str]:
 def small_config(dataset: Path, output_dir: Path, *overrides: str, base: str = "gptj_tiny") -> RunConfig:
     """`small_overrides` as a config, with further overrides."""
     return load_run_config(base, [*small_overrides(dataset, output_dir), *overrides])
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what a clock or a process says: times, memory, and the last one, which has nothing else."""
+    by_clock = ("second", "peak_memory")
+    kept = [{k: v for k, v in record.items() if not any(part in k for part in by_clock)} for record in records]
+    return [record for record in kept if set(record) - {"step", "tokens", "mfu", "hfu"}]

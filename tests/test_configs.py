@@ -131,7 +131,25 @@ def test_every_kind_is_used_by_a_shipped_yaml(group):
         assert f"kind: {kind_of(cls)}" in text
 
 
+ASKS_FOR = {
+    "infinite": ["schedule.cooldown_steps=100"],
+    "infinite_sqrt": ["schedule.cooldown_steps=100"],
+    "sequence": ["schedule.phases.stable.duration_steps=100"],
+}
+"""Group files that cannot know a duration."""
+
+
 def test_every_group_file_serves_a_run():
     for group in ("optimizer", "schedule", "accelerator", "callbacks"):
         for path in (configs_dir() / group).glob("*.yaml"):
-            load_run_config("gptj_tiny", [f"{group}={path.stem}"])
+            load_run_config("gptj_tiny", [f"{group}={path.stem}", *ASKS_FOR.get(path.stem, [])])
+
+
+def test_every_value_of_every_schedule_option_is_used_by_a_shipped_yaml():
+    text = "".join(path.read_text() for path in (configs_dir() / "schedule").glob("*.yaml"))
+    text += (configs_dir() / "continuous_pretraining" / "params_gptj_6B_TRC2.yaml").read_text()
+    for written in (
+        *("decay_shape: one_minus_sqrt", "decay_shape: cosine", "cooldown_shape: cosine", "initial_lr_ratio: "),
+        *("cooldown_shape: inverse_sqrt", "may_outlast_run: true"),
+    ):
+        assert written in text, written

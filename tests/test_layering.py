@@ -25,29 +25,34 @@ ALLOWED = {
     "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
-    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer"},
+    "modelzoo.tensor_writer": set(),
+    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
+    "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
+    "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
     "modelzoo.convert": CONFIG_LAYER
-    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
+    | {"modelzoo.convert", "modelzoo.model", "modelzoo.tensor_writer", "modelzoo.tokenizer", "modelzoo.tokenizer_files"}
     | {"modelzoo.trainer.checkpoint"},  # the files alone
     "modelzoo.run_config": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.data.config", "modelzoo.model.config"}
-    | {"modelzoo.model.lora_config"}
+    | {"modelzoo.model.parameters", "modelzoo.model.lora_config"}
     | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config", "modelzoo.trainer.callbacks"},
     "modelzoo.run_length": CONFIG_LAYER | {"modelzoo.run_config", "modelzoo.data"},
     "modelzoo.launch": CONFIG_LAYER
-    | {
-        "modelzoo.config_errors",
-        "modelzoo.run_config",
-        "modelzoo.run_length",
-        "modelzoo.tokenizer",
-        "modelzoo.data",
-        "modelzoo.model",
-    }
-    | {"modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer", "modelzoo.convert"},
+    | {"modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.optimizer"}
+    | {"modelzoo.schedule", "modelzoo.trainer", "modelzoo.text_samples", "modelzoo.saved_models"}
+    | {"modelzoo.continuing", "modelzoo.run_length", "modelzoo.convert.adapters"},
+    "modelzoo.continuing": CONFIG_LAYER
+    | {"modelzoo.run_config", "modelzoo.data", "modelzoo.model", "modelzoo.trainer", "modelzoo.convert"}
+    | {"modelzoo.saved_models"},
+    "modelzoo.saved_models": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
+    | {"modelzoo.model", "modelzoo.trainer.checkpoint", "modelzoo.convert.adapters"},
     "modelzoo.text_stream": set(),
+    "modelzoo.text_samples": CONFIG_LAYER
+    | {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer", "modelzoo.trainer.accelerator"},
     "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
     "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
@@ -57,9 +62,11 @@ ALLOWED = {
 WITHOUT_TORCH = [
     "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config",
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
-    "modelzoo.model.config", "modelzoo.optimizer", "modelzoo.schedule", "modelzoo.trainer.config",
+    "modelzoo.model.config", "modelzoo.model.parameters", "modelzoo.optimizer", "modelzoo.schedule",
+    "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
-    "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.run_length", "modelzoo.model.lora_config",
+    "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
+    "modelzoo.model.lora_config",
 ]  # fmt: skip
 
 
@@ -106,6 +113,8 @@ def test_the_rule_would_catch_a_violation():
     assert violations("modelzoo.trainer.trainer", {"modelzoo.model.gpt"})
     assert violations("data_preprocessing.pipeline", {"modelzoo.model.config"})
     assert violations("modelzoo.model.gpt", {"modelzoo.data.dataset"})
+    assert violations("modelzoo.trainer.trainer", {"modelzoo.report.continuation"})
+    assert violations("modelzoo.report.continuation", {"modelzoo.run_config"})
     assert not violations("modelzoo.launch", {"modelzoo.model.gpt"})
 
 

@@ -9,8 +9,9 @@ from modelzoo.cli.check import data_notes
 from modelzoo.cli.show import describe, run_facts
 from modelzoo.config_errors import ConfigError
 from modelzoo.data.dataset import TokenDataset
-from modelzoo.launch import build_run, load_saved_config, resume
+from modelzoo.launch import build_run, resume
 from modelzoo.run_length import if_known, with_total_steps
+from modelzoo.saved_models import load_saved_config
 from modelzoo.trainer.checkpoint import latest_checkpoint
 from tests.runs import small_config
 

@@ -28,7 +28,7 @@ def command(
             continue
         print(f"{name}: ok")
         if isinstance(config, RunConfig):
-            for note in data_notes(config):
+            for note in [*config.notes(), *data_notes(config)]:
                 print(f"  {note}")
     if failures:
         raise UserError("\n".join(failures))
@@ -38,8 +38,9 @@ def data_notes(config: "RunConfig") -> list[str]:
     """What the run still needs from the disk; what is there already is checked against the config."""
     from pathlib import Path
 
+    from modelzoo.data.accounting import describe_all
     from modelzoo.data.schema import find_split, read_manifest
-    from modelzoo.data.sources import check_tokenizer_is_known, is_modelzoos, open_dataset, split_of
+    from modelzoo.data.sources import check_tokenizer_is_known, find_accounts, is_modelzoos, open_dataset, split_of
     from modelzoo.run_length import if_known
     from modelzoo.tokenizer import Tokenizer
 
@@ -67,6 +68,10 @@ def data_notes(config: "RunConfig") -> list[str]:
             )
         if config.data.tokenizer and Tokenizer.load(config.data.tokenizer).sha256 != manifest.tokenizer.sha256:
             raise UserError(f"{path} was not written with data.tokenizer={config.data.tokenizer}; preprocess it again")
-    if config.trainer.max_epochs is not None and (resolved := if_known(config)) is not None:
+    if (resolved := if_known(config)) is None:
+        return notes
+    if config.trainer.max_epochs is not None:
         notes.append(f"{config.trainer.max_epochs:g} epochs are {resolved.total_steps:,} steps")
-    return notes
+    batch_size = config.trainer.global_batch_size
+    accounts = find_accounts(config.data, batch_size, resolved.total_steps, config.model.vocab_size)
+    return notes + [f"data: {line}" for line in describe_all(accounts)]

@@ -22,18 +22,25 @@ def check_precision(precision: str) -> None:
 
 
 def load_batcher(
-    folder: Path, tokenizer: "Tokenizer", device: str, precision: str, max_rows: int, max_len: int | None
+    folder: Path,
+    tokenizer: "Tokenizer",
+    device: str,
+    precision: str,
+    max_rows: int,
+    max_len: int | None,
+    weights: str = "model",
 ) -> "Batcher":
     """What decodes with a checkpoint on a device, its weights held in `precision`: `max_rows` texts at a time.
+    `weights` are those of `load_model`.
 
     Raises UserError for a precision that the device lacks, and where its memory does not hold model and cache.
     """
     import torch
 
     from modelzoo.batching import Batcher
-    from modelzoo.launch import load_model
     from modelzoo.model.decoder import Decoder
     from modelzoo.model.weights import Form
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.accelerator import DTYPES
 
     check_precision(precision)
@@ -43,10 +50,10 @@ def load_batcher(
             f"--precision int8: is for the CPU, and this is {accelerator.device}; use bf16, or --device cpu"
         )
     try:
-        model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision])
+        model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision], weights)
         doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
-        weights: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
-        return Batcher(Decoder(model, max_rows, max_len, weights=weights), tokenizer)
+        form: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
+        return Batcher(Decoder(model, max_rows, max_len, weights=form), tokenizer)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

@@ -22,6 +22,8 @@ def command(
         "a directory of such files. The run's own validation data otherwise.",
     ),
     split: str = typer.Option(None, help="The split of a dataset; the run's validation split otherwise."),
+    of_set: str = typer.Option(None, "--set", help="Which of the run's validation sets, where it has several."),
+    weights: str = typer.Option("model", help="model, or the name of an `ema` callback: its averaged weights."),
     text_key: str = typer.Option(None, help="Raw text: the key or column that holds it; text otherwise."),
     on_error: str = typer.Option(None, help="Raw text: stop (the default) or reject a document that cannot be read."),
     seq_len: int = typer.Option(None, min=1, help="Tokens in a row or window; the run's, or the model's, otherwise."),
@@ -46,13 +48,15 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Loss, perplexity, bits per byte and per character on held-out text; or tasks of lm-evaluation-harness."""
-    shared: dict[str, Any] = {"batch_size": batch_size, "tokenizer": tokenizer, "device": device}
+    shared: dict[str, Any] = {
+        "batch_size": batch_size, "tokenizer": tokenizer, "device": device, "weights": weights
+    }  # fmt: skip
     if tasks is not None:
         from modelzoo.cli import evaluate_tasks
 
         _refuse(
             "--tasks has no use for it",
-            data=data, split=split, text_key=text_key, on_error=on_error, stride=stride,
+            data=data, split=split, set=of_set, text_key=text_key, on_error=on_error, stride=stride,
             per_document=per_document, max_batches=max_batches, compressors=compressors or None,
         )  # fmt: skip
         numbers = evaluate_tasks.run(
@@ -66,7 +70,7 @@ def command(
         return
     _refuse("it is for --tasks", tasks_dir=tasks_dir, num_fewshot=num_fewshot)
     numbers = run(
-        checkpoint, data, split, text_key=text_key, on_error=on_error, seq_len=seq_len, stride=stride,
+        checkpoint, data, split, of_set=of_set, text_key=text_key, on_error=on_error, seq_len=seq_len, stride=stride,
         per_document=per_document, max_batches=max_batches, limit=limit, precision=precision, compressors=compressors,
         **shared,
     )  # fmt: skip
@@ -78,6 +82,8 @@ def run(
     data: str | Path | None = None,
     split: str | None = None,
     *,
+    of_set: str | None = None,
+    weights: str = "model",
     text_key: str | None = None,
     on_error: str | None = None,
     seq_len: int | None = None,
@@ -94,7 +100,7 @@ def run(
     """The numbers that `command` prints. Every token is predicted once, also the first."""
     from modelzoo.cli import evaluate_data
     from modelzoo.evaluate.scoring import Scorer
-    from modelzoo.launch import load_model
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     if on_error not in (None, "stop", "reject"):
@@ -103,6 +109,8 @@ def run(
         raise UserError("--compressors looks at the whole split, and so must the model; leave --max-batches out")
     if data is not None and "://" not in str(data) and not glob.glob(str(data)) and not Path(data).exists():
         raise UserError(f"--data {data}: no such file or directory; name a dataset's directory, or text")
+    if data is not None:
+        _refuse(f"{data} is named, not the run's own data", set=of_set)
     is_dataset = data is None or evaluate_data.is_dataset(Path(data))
     if is_dataset:
         _refuse(f"{data or 'the data'} is a dataset, not raw text", text_key=text_key, on_error=on_error)
@@ -111,11 +119,11 @@ def run(
     accelerator = accelerator_from(device=device, precision=precision)
     folder = find_checkpoint(checkpoint)
     known = tokenizer_of(folder, tokenizer)
-    scorer = Scorer(load_model(folder, str(accelerator.device)), accelerator, batch_size)
+    scorer = Scorer(load_model(folder, str(accelerator.device), weights=weights), accelerator, batch_size)
     check_fits(known, scorer.model.config.vocab_size, folder)
     evaluation = evaluate_data.Evaluation(scorer, known, folder, seq_len, stride, per_document, limit)
     if is_dataset:
-        numbers = evaluation.of_dataset(None if data is None else Path(data), split, max_batches, compressors)
+        numbers = evaluation.of_dataset(None if data is None else Path(data), split, max_batches, compressors, of_set)
     else:
         numbers = evaluation.of_text(str(data), text_key, on_error or "stop")
     return {"checkpoint": str(folder), **numbers}

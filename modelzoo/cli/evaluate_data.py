@@ -25,8 +25,8 @@ from modelzoo.evaluate.rows import score_rows
 from modelzoo.evaluate.scoring import Scorer
 from modelzoo.evaluate.totals import TextSizes, Totals
 from modelzoo.files import writing
-from modelzoo.launch import find_saved_config
 from modelzoo.run_config import RunConfig
+from modelzoo.saved_models import find_saved_config
 from modelzoo.tokenizer import Tokenizer
 
 
@@ -51,14 +51,17 @@ class Evaluation:
     limit: int | None
 
     def of_dataset(
-        self, path: Path | None, split: str | None, max_batches: int | None, compressors: bool
+        self,
+        path: Path | None,
+        split: str | None,
+        max_batches: int | None,
+        compressors: bool,
+        of_set: str | None = None,
     ) -> dict[str, Any]:
         """In the rows that training reads; with a stride, or where sums of documents are wanted, by document."""
         run = find_saved_config(self.folder)
         if path is None:
-            if run is None or run.data.validation is None:
-                raise UserError(f"{self.folder}: no run with validation data; name data with --data PATH")
-            source = run.data.validation
+            source = _source_of(run, of_set, self.folder)
             source = source if split is None else source.model_copy(update={"split": split})
         else:
             source = SourceConfig(path=str(path), split=split or (None if is_modelzoos(path) else "validation"))
@@ -152,6 +155,25 @@ class Evaluation:
 
     def _numbers(self, totals: Totals, path: str, seq_len: int, stride: int | None) -> dict[str, Any]:
         return {"data": path, "seq_len": seq_len, "stride": stride, **totals.metrics()}
+
+
+def _source_of(run: RunConfig | None, of_set: str | None, folder: Path) -> SourceConfig:
+    """The run's validation data, or the named set of it."""
+    sources = run.data.validation_sources() if run is not None else {}
+    if not sources:
+        raise UserError(f"{folder}: no run with validation data; name data with --data PATH")
+    if of_set is None and len(sources) == 1:
+        return next(iter(sources.values()))
+    if of_set in sources and of_set:
+        return sources[of_set]
+    names = ", ".join(name for name in sources if name)
+    if not names:
+        raise UserError(f"--set {of_set}: the run in {folder} has one validation set, without a name; leave it out")
+    raise UserError(
+        f"{folder}: its run has the validation sets {names}; name one of them: --set NAME"
+        if of_set is None
+        else f"--set {of_set}: the run in {folder} has the validation sets {names}"
+    )
 
 
 def _length_of_examples(path: Path) -> int | None:

@@ -20,6 +20,7 @@ def run(
     tokenizer: Path | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    weights: str = "model",
 ) -> dict[str, Any]:
     """The harness's results, by task."""
     from modelzoo.evaluate import task_files
@@ -36,13 +37,13 @@ def run(
     from modelzoo.cli.progress import counting
     from modelzoo.evaluate.scoring import Scorer
     from modelzoo.evaluate.tasks import run_tasks
-    from modelzoo.launch import load_model
+    from modelzoo.saved_models import load_model
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     accelerator = accelerator_from(device=device, precision=precision)
     folder = find_checkpoint(checkpoint)
     known = tokenizer_of(folder, tokenizer)
-    scorer = Scorer(load_model(folder, str(accelerator.device)), accelerator, batch_size)
+    scorer = Scorer(load_model(folder, str(accelerator.device), weights=weights), accelerator, batch_size)
     check_fits(known, scorer.model.config.vocab_size, folder)
     longest = scorer.model.config.max_seq_len
     if seq_len is not None and seq_len > longest:

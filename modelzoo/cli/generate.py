@@ -47,6 +47,7 @@ def command(
     batch_size: int = typer.Option(8, min=1, help="Continuations computed at a time."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, mps, xpu."),
     precision: str = typer.Option("fp32", help="Of the weights: fp32, bf16, int8 (CPU)."),
+    weights: str = typer.Option("model", help="model, or the name of an `ema` callback: its averaged weights."),
     as_json: bool = typer.Option(False, "--json", help="For programs: an object, or one a line for several prompts."),
 ) -> None:
     """Continue prompts; stops at the end of a document."""
@@ -70,6 +71,7 @@ def command(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            weights=weights,
         )
         if streaming:
             stream(batcher, given[0], next(completions))
@@ -112,6 +114,7 @@ def prepare(
     batch_size: int = 8,
     device: str = "auto",
     precision: str = "fp32",
+    weights: str = "model",
 ) -> tuple["Batcher", Iterator["Completion"]]:
     """What computes, and what is to be computed: `num_samples` of each prompt in turn, made as they are taken.
 
@@ -130,8 +133,8 @@ def prepare(
     check_precision(precision)
 
     from modelzoo.batching import Completion
-    from modelzoo.launch import load_model_config, load_tokenizer
     from modelzoo.model.sampling import Sampling
+    from modelzoo.saved_models import load_model_config, load_tokenizer
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     try:
@@ -167,7 +170,7 @@ def prepare(
     longest = max(len(ids) + limit for ids, limit in asked)
     max_rows = min(batch_size, len(asked) * num_samples)
     completions = (Completion(ids, sampling, limit, tuple(stop)) for ids, limit in asked for sampling in samplings)
-    return load_batcher(folder, tokenizer, device, precision, max_rows, longest), completions
+    return load_batcher(folder, tokenizer, device, precision, max_rows, longest, weights), completions
 
 
 def stream(batcher: "Batcher", prompt: Prompt, completion: "Completion") -> None:

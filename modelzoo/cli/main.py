@@ -22,6 +22,7 @@ from modelzoo.cli import (
     merge,
     mup,
     preprocess,
+    report,
     serve,
     show,
     tokenizer,
@@ -46,6 +47,7 @@ app.command("preprocess")(preprocess.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("train")(train.command)
+app.command("report")(report.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("serve")(serve.command)

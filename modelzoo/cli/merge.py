@@ -19,7 +19,7 @@ def command(
     """Work a LoRA run's adapters into its base: a whole model, in the types of the base."""
     from modelzoo.cli.progress import counting
     from modelzoo.convert.adapters import merge_checkpoint
-    from modelzoo.launch import load_model_config
+    from modelzoo.saved_models import load_model_config
     from modelzoo.trainer.checkpoint import find_checkpoint
 
     max_file_bytes = num_bytes(max_shard_size, "--max-shard-size")

@@ -9,11 +9,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from modelzoo.cli.child_process import how_it_ended, start
+
 USERS_FAULT, STOPPED = 2, 3
 """Exit codes that say what became of the run, not of one rank."""
-START = "from modelzoo.cli.main import main; main()"
-GRACE_SECONDS = 30.0
-"""How long the other ranks may take to end by themselves after one has ended with an error."""
+GRACE_SECONDS = 25.0
+"""How long the other ranks may take to end by themselves after one has ended with an error, or was stopped."""
+PROMPT_SECONDS = 5.0
+"""After which a rank is stopped too, if another was stopped; in training they agree, and end together."""
 
 
 def is_rank() -> bool:
@@ -24,7 +27,8 @@ def is_rank() -> bool:
 def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     """Run `modelzoo` with these arguments in `num_ranks` processes; their exit code.
 
-    Signals go on to all of them. Where one fails the others are ended, and its code is returned.
+    Signals go on to all of them. Where one fails the others are ended, and its code is returned. All end with this
+    process, even if it is killed.
     """
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     common = {
@@ -37,27 +41,34 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     errors = [tempfile.TemporaryFile() for _ in range(num_ranks)]  # noqa: SIM115 (read when all have ended)
     for rank in range(num_ranks):
         own = {str(k): str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **own}
-        command = [sys.executable, "-c", START, *arguments]
+        environment = own if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads), **own}
         out, error = (subprocess.DEVNULL, errors[rank]) if rank else (None, None)
-        started = subprocess.Popen(command, env=environment, stdout=out, stderr=error, start_new_session=True)
-        processes.append(started)
+        processes.append(start(arguments, environment, out, error))
+    asked: set[int] = set()
 
     def forward(number: int, _frame: object) -> None:
+        asked.add(number)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = {number: signal.signal(number, forward) for number in numbers}
+    before = {
+        n: signal.signal(n, forward) for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN
+    }
     try:
-        _wait(processes)
+        first = _wait(processes)
         codes = [process.returncode for process in processes]
         for rank, code in enumerate(codes):  # a rank whose peer has gone fails too, and says only that
-            if rank and code not in (0, STOPPED, -signal.SIGTERM, -signal.SIGKILL):
+            if code not in (0, STOPPED) and -code not in asked and (rank or code < 0):
                 errors[rank].seek(0)
-                print(f"rank {rank}: {errors[rank].read().decode(errors='replace')}", file=sys.stderr)
-        return next((code for code in (USERS_FAULT, STOPPED) if code in codes), int(any(codes)))
+                said = errors[rank].read().decode(errors="replace")
+                print(f"rank {rank} has ended with {how_it_ended(code)}\n{said}".rstrip(), file=sys.stderr)
+        if USERS_FAULT in codes:
+            return USERS_FAULT
+        if -first in asked:  # it came before the rank could handle it
+            return STOPPED
+        return first if first in (0, STOPPED) else 1
     finally:
         for process in processes:
             process.kill()
@@ -65,20 +76,25 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
             signal.signal(number, handler)
 
 
-def _wait(processes: list["subprocess.Popen[bytes]"]) -> None:
-    """Until all have ended, or one has failed and the others had their time."""
-    deadline = float("inf")
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [process for process in processes if process.returncode]
-        if failed and deadline == float("inf"):
-            deadline = time.monotonic() + GRACE_SECONDS
-            if failed[0].returncode != STOPPED:
-                for process in processes:
-                    process.terminate()
+def _wait(processes: list["subprocess.Popen[bytes]"]) -> int:
+    """Until all have ended, or one has failed and the others had their time. The first code that is not 0."""
+    first = 0
+    terminate_at = kill_at = float("inf")
+    while None in (codes := [process.poll() for process in processes]) and (now := time.monotonic()) < kill_at:
+        failed = [code for code in codes if code]
+        if failed and not first:
+            first = min(failed)  # a signal's is below 0
+            kill_at = now + GRACE_SECONDS
+            terminate_at = now + (PROMPT_SECONDS if first == STOPPED else 0.0)
+        if now >= terminate_at:
+            terminate_at = float("inf")
+            for process in processes:
+                process.terminate()
         time.sleep(0.02)
     for process in processes:
         process.kill()
         process.wait()
+    return first or min((process.returncode for process in processes if process.returncode), default=0)
 
 
 def _port() -> int:

@@ -44,7 +44,7 @@ def command(
     check_precision(precision)
     listener = bind(host, port)
 
-    from modelzoo.launch import find_saved_config, load_model_config, load_tokenizer
+    from modelzoo.saved_models import find_saved_config, load_model_config, load_tokenizer
     from modelzoo.serve.app import build_app
     from modelzoo.serve.engine import Engine
     from modelzoo.serve.limits import Limits

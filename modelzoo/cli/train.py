@@ -2,12 +2,15 @@
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from modelzoo.base_config import UserError
 from modelzoo.cli import ranks
 from modelzoo.cli.arguments import say
+from modelzoo.cli.restarts import supervise
 
 if TYPE_CHECKING:
     from modelzoo.run_config import RunConfig
@@ -20,10 +23,29 @@ STOPPED = 3
 def command(
     config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
     overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
+    restarts: int = typer.Option(
+        0, min=0, help="Start the run again after a crash, so many times without a new checkpoint in between."
+    ),
 ) -> None:
     """Train; a run of the same name goes on from its newest checkpoint."""
-    if run(config, overrides or []) is None:
+    from modelzoo.trainer.stop_signals import exit_on_signals
+
+    exit_on_signals(STOPPED)
+    if restarts:
+        if code := _supervise(config, overrides or [], restarts):
+            raise typer.Exit(code)
+    elif run(config, overrides or []) is None:
         raise typer.Exit(STOPPED)
+
+
+def _supervise(name: str, overrides: list[str], restarts: int) -> int:
+    """The exit code of a run that is started again after a crash."""
+    from modelzoo.run_config import load_run_config
+
+    if ranks.is_rank():
+        raise UserError("--restarts: this process is one of several ranks; have torchrun restart them (--max-restarts)")
+    config = load_run_config(name, overrides)
+    return supervise(["train", name, *overrides], restarts, Path(config.output_dir) / config.name)
 
 
 def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
@@ -59,7 +81,7 @@ def _last_numbers(config: "RunConfig") -> dict[str, Any]:
 
     numbers: dict[str, Any] = {}
     for record in read_metrics(run_dir_of(config) / FILE_NAME):
-        numbers.update(record)
+        numbers |= {name: value for name, value in record.items() if value is not None}
     return numbers
 
 
@@ -88,10 +110,10 @@ def _train(
     from modelzoo.files import write_text
     from modelzoo.launch import resume
     from modelzoo.run_config import dump_yaml
-    from modelzoo.trainer.trainer import NonFiniteError
+    from modelzoo.trainer.bad_updates import TrainingError
 
     checkpoint, notes = resume(trainer, config)
-    for note in [*trainer.accelerator.notes, *trainer.data.notes, *notes]:
+    for note in [*config.notes(), *trainer.accelerator.notes, *trainer.data.notes, *notes]:
         say(f"note: {note}")
     say(
         f"{config.name}: {config.model.num_parameters():,} parameters{_trained(trainer)} on "
@@ -100,14 +122,17 @@ def _train(
         f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
-    if trainer.step < trainer.total_steps or trainer.evaluation_due:
+    for line in trainer.data.summary(trainer.total_steps):
+        say(f"data: {line}")
+    if not trainer.is_complete or trainer.evaluation_due:
         if checkpoint is not None:
             say(f"resuming from {checkpoint}")
         if trainer.parallel.is_main:
             write_text(trainer.run_dir / "config.yaml", dump_yaml(config))
         try:
             finished = trainer.train()
-        except NonFiniteError as error:
+            trainer.parallel.barrier()  # the main rank may have been writing
+        except TrainingError as error:
             say(f"error: {error}; what was saved before is in {trainer.run_dir}/checkpoints")
             raise typer.Exit(1) from None
         except torch.OutOfMemoryError as error:
@@ -122,20 +147,26 @@ def _train(
             return None
     else:
         say(f"already complete: {checkpoint}")
+    if trainer.ended_early is not None:
+        say(f"ended early, after step {trainer.step:,} of {trainer.total_steps:,}: {trainer.ended_early}")
     numbers = _last_numbers(config)
-    if trainer.tokens_per_second == trainer.tokens_per_second:  # not NaN: this process trained
-        numbers["tokens_per_second"] = trainer.tokens_per_second
-    say(
-        f"done: step {trainer.step:,}"
-        + "".join(
-            f", {label} {numbers[key]:{form}}"
-            for key, label, form in (
-                ("loss", "loss", ".4f"),
-                ("validation_loss", "validation loss", ".4f"),
-                ("tokens_per_second", "tokens/s", ",.0f"),
-            )
-            if key in numbers
-        )
-    )
+    if (speed := trainer.tokens_per_second) is not None:  # this process trained
+        numbers |= {"tokens_per_second": speed, **trainer.utilization.of(speed)}
+    say(_described(trainer.step, numbers))
     say(f"next: modelzoo generate {trainer.run_dir} --prompt TEXT")
     return numbers
+
+
+def _described(step: int, numbers: dict[str, Any]) -> str:
+    """The line that a run ends with."""
+    from modelzoo.trainer.metric_names import described_losses
+
+    line = f"done: step {step:,}" + (f", loss {numbers['loss']:.4f}" if "loss" in numbers else "")
+    line += "".join(f", {losses}" for losses in described_losses(numbers))
+    if (speed := numbers.get("tokens_per_second")) is not None:
+        line += f", {speed:,.0f} tokens/s"
+    mfu = numbers.get("mfu")
+    line += ", MFU n/a" if mfu is None else f", MFU {mfu:.1%}"
+    if peak := numbers.get("peak_memory_bytes"):
+        line += f", peak memory {peak / 2**30:,.2f} GiB"
+    return line

@@ -37,7 +37,7 @@ def run(
     from modelzoo.cli.progress import counting
     from modelzoo.convert.adapters import holds_adapters
     from modelzoo.convert.vocab import change_vocabulary
-    from modelzoo.launch import load_model_config, load_tokenizer
+    from modelzoo.saved_models import load_model_config, load_tokenizer
     from modelzoo.tokenizer import Tokenizer
     from modelzoo.trainer.checkpoint import find_checkpoint
 

@@ -70,14 +70,15 @@ def lora_of(checkpoint: Path) -> LoraConfig:
     return LoraConfig.model_validate(data["lora"])
 
 
-def read_weights(checkpoint: Path, base: Path | None = None) -> dict[str, Tensor]:
-    """Every weight of a checkpoint's model, on the CPU; those with an adapter have it worked in, in fp32.
+def read_weights(checkpoint: Path, base: Path | None = None, file: str = "model") -> dict[str, Tensor]:
+    """Every weight of a checkpoint's model, on the CPU; those with an adapter have it worked in, in fp32. `file` is
+    that of the weights, or of their average.
 
     Raises UserError as `base_of`, whose `instead` is `base`.
     """
     if not holds_adapters(checkpoint):
-        return read_tensors(checkpoint, "model")
-    weights, adapters = read_weights(base_of(checkpoint, base)), read_tensors(checkpoint, "model")
+        return read_tensors(checkpoint, file)
+    weights, adapters = read_weights(base_of(checkpoint, base)), read_tensors(checkpoint, file)
     scale = lora_of(checkpoint).scale
     return {name: merged(name, weights.pop(name), adapters, scale) for name in list(weights)}
 

@@ -17,10 +17,11 @@ from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, n
 from modelzoo.convert.layout import Rule
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits, check_tokenizer
 from modelzoo.convert.output import new_folder, require_new
-from modelzoo.convert.tensor_files import SAFETENSORS, Planned, TensorFiles, check_stored, read_json, write_tensors
+from modelzoo.convert.tensor_files import SAFETENSORS, TensorFiles, check_stored, read_json, write_tensors
 from modelzoo.model.config import ModelConfig
+from modelzoo.tensor_writer import Planned
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.checkpoint import fingerprints, tensor_files
+from modelzoo.trainer.checkpoint import fingerprints, tensor_files, weights_file
 
 RECORD = "modelzoo_export.json"
 """What was exported, how far the logits are apart, and the sha256 of every file."""
@@ -33,12 +34,14 @@ def export_model(
     *,
     max_file_bytes: int,
     check: bool = True,
+    weights: str = "model",
     progress: Progress = no_progress,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> dict[str, Any]:
     """Write the checkpoint `folder`, a model of `config`, as transformers' `save_pretrained` would.
 
-    Multipliers (muP) are worked into the weights. Every other weight keeps its value and type.
+    Multipliers (muP) are worked into the weights. Every other weight keeps its value and type. `weights` is "model",
+    or the name of an `ema` callback, for its average.
 
     Returns:
         What `modelzoo_export.json` says, with `folder`.
@@ -52,7 +55,8 @@ def export_model(
         family = hf.family_for(config)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    tensors = TensorFiles(tensor_files(folder, "model"))
+    source = weights_file(folder, weights)
+    tensors = TensorFiles(tensor_files(folder, source))
     folded = {name: fold for name, fold in foldings(config).items() if name in tensors.planned}
     planned, sources = _plan(tensors, family.rules(config), config, folder, set(folded))
 
@@ -64,16 +68,13 @@ def export_model(
     total = sum(plan.num_bytes for plan in planned.values())
     with new_folder(out, total) as partial:
         with progress("exporting", total, "bytes") as advance:
-            files = write_tensors(partial, planned, produce, max_file_bytes, advance)
-        if len(files) > 1:
-            index = {
-                "metadata": {"total_size": total},
-                "weight_map": {name: file["name"] for file in files for name in file["tensors"]},
-            }
+            written = write_tensors(partial, planned, produce, max_file_bytes, advance)
+        if len(written.files) > 1:
+            index = {"metadata": {"total_size": total}, "weight_map": written.places}
             _write_json(partial / f"{SAFETENSORS}.index.json", index)
         tokenizer = _write_tokenizer(folder, partial, config, on_note)
         _write_configs(folder, partial, family, config, tokenizer, planned, on_note)
-        logits = check_logits(partial, family, folder, config) if check else NO_CHECK
+        logits = check_logits(partial, family, folder, config, source) if check else NO_CHECK
         if "error" in logits:
             raise UserError(f"{folder}: nothing is written, since of the exported model {logits['reason']}")
         if logits["result"] == "different":
@@ -89,12 +90,13 @@ def export_model(
             on_note(f"{folder}: {words['reason']}")
         record = {
             "from": str(folder),
+            "weights": weights,
             "architecture": family.architecture,
             "folded": sorted(folded),
             "logit_check": logits,
             "tokenizer_check": words if tokenizer is not None else {"result": NOT_CHECKED, "reason": "there is none"},
         }
-        _write_json(partial / RECORD, {**record, "files": fingerprints(partial)})
+        _write_json(partial / RECORD, {**record, "files": fingerprints(partial, written.files)})
     return {"folder": str(out), **record}
 
 

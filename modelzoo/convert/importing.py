@@ -19,8 +19,8 @@ from modelzoo.convert.output import new_folder, require_new
 from modelzoo.convert.tensor_files import (
     PICKLED,
     SAFETENSORS,
-    Planned,
     TensorFiles,
+    Written,
     check_index,
     read_json,
     require_dtypes,
@@ -28,6 +28,7 @@ from modelzoo.convert.tensor_files import (
     write_tensors,
 )
 from modelzoo.model.config import ModelConfig
+from modelzoo.tensor_writer import Planned
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import write_manifest
 
@@ -126,7 +127,7 @@ def import_model(
     total = sum(tensors.planned[name].num_bytes for name in names.values())
     with new_folder(out, total) as partial:
         with progress("importing", total, "bytes") as advance:
-            _write_weights(partial, tensors, names, family, config, max_file_bytes, advance)
+            written = _write_weights(partial, tensors, names, family, config, max_file_bytes, advance)
         (partial / "config.yaml").write_text(model_yaml(config), encoding="utf-8")
         (partial / HF_CONFIG).write_text(json.dumps(their_config, indent=1) + "\n", encoding="utf-8")
         if text is not None:
@@ -147,7 +148,7 @@ def import_model(
             "logit_check": logits,
         }
         (partial / "state.json").write_text(json.dumps({"imported": imported}, indent=1) + "\n", encoding="utf-8")
-        write_manifest(partial)
+        write_manifest(partial, written.files)
     return {"checkpoint": str(out), **imported}
 
 
@@ -257,7 +258,7 @@ def _write_weights(
     config: ModelConfig,
     max_file_bytes: int,
     on_bytes: Callable[[int], None],
-) -> None:
+) -> Written:
     rules = {rule.ours: rule for rule in family.rules(config)}
     planned = {}
     for ours, tensor in our_shapes(config).items():
@@ -270,7 +271,7 @@ def _write_weights(
         rule = rules[ours]
         return rule.layout.to_ours([tensors.read(names[name]) for name in rule.theirs], config)
 
-    write_tensors(folder, planned, produce, max_file_bytes, on_bytes)
+    return write_tensors(folder, planned, produce, max_file_bytes, on_bytes)
 
 
 def _check(source: Path, family: Family, partial: Path, config: ModelConfig) -> dict[str, Any]:

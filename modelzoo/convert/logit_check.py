@@ -35,7 +35,9 @@ NOT_CHECKED = "not checked"
 NO_TRANSFORMERS = "transformers is not installed (pip install transformers)"
 
 
-def check_logits(hf_folder: Path, family: Family, folder: Path, config: ModelConfig) -> dict[str, Any]:
+def check_logits(
+    hf_folder: Path, family: Family, folder: Path, config: ModelConfig, weights: str = "model"
+) -> dict[str, Any]:
     """Compare a folder of Hugging Face's with a checkpoint's; one model is in memory at a time.
 
     Returns:
@@ -51,11 +53,11 @@ def check_logits(hf_folder: Path, family: Family, folder: Path, config: ModelCon
     except Exception as error:  # whatever keeps transformers from running it: its classes are many
         kind, reason = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
         return {"result": NOT_CHECKED, "error": kind, "reason": f"transformers fails to run it ({kind}: {reason})"}
-    ours = our_logits(folder, config, input_ids)
+    ours = our_logits(folder, config, input_ids, weights=weights)
     found = compare(theirs, ours)
     if found["result"] == "equal" or cannot_check(config, torch.float64):
         return found
-    return _without_rounding(hf_folder, family, folder, config, input_ids, ours, found)
+    return _without_rounding(hf_folder, family, folder, config, input_ids, ours, found, weights)
 
 
 def random_ids(config: ModelConfig) -> Tensor:
@@ -66,7 +68,14 @@ def random_ids(config: ModelConfig) -> Tensor:
 
 
 def _without_rounding(
-    hf_folder: Path, family: Family, folder: Path, config: ModelConfig, input_ids: Tensor, ours: Tensor, found: Any
+    hf_folder: Path,
+    family: Family,
+    folder: Path,
+    config: ModelConfig,
+    input_ids: Tensor,
+    ours: Tensor,
+    found: Any,
+    weights: str,
 ) -> dict[str, Any]:
     """What fp64 says of logits that differ in fp32: weights may be so large that rounding alone explains it.
 
@@ -74,7 +83,7 @@ def _without_rounding(
     model's in fp32 by as much as from theirs, nothing can be told.
     """
     theirs_exact = their_logits(hf_folder, family, input_ids, torch.float64)
-    ours_exact = our_logits(folder, config, input_ids, torch.float64)
+    ours_exact = our_logits(folder, config, input_ids, torch.float64, weights)
     exact = compare(theirs_exact, ours_exact)
     rounding = (ours_exact - ours).abs().max().item()
     if exact["result"] == "equal":
@@ -165,10 +174,15 @@ def _quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def our_logits(
-    folder: Path, config: ModelConfig, input_ids: Tensor, computed_in: torch.dtype = torch.float32
+    folder: Path,
+    config: ModelConfig,
+    input_ids: Tensor,
+    computed_in: torch.dtype = torch.float32,
+    weights: str = "model",
 ) -> Tensor:
-    """(B, T, V), computed in fp32 or fp64, of a checkpoint's folder, whole or being written."""
-    return logits_of(read_tensors(folder, "model"), config, input_ids, computed_in)
+    """(B, T, V), computed in fp32 or fp64, of a checkpoint's folder, whole or being written, and of its file
+    `weights`."""
+    return logits_of(read_tensors(folder, weights), config, input_ids, computed_in)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modelzoo.base_config import UserError
+from modelzoo.tensor_writer import Planned, write_tensor_file
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Of weights, by safetensors' names."""
@@ -21,19 +22,6 @@ EXPECTED = f"expected {SAFETENSORS} or {PICKLED}, whole or in parts with {SAFETE
 
 MAX_DEPTH = 100
 TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep; expected the file of a model"
-
-
-class Planned(NamedTuple):
-    """A tensor before its values are read."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
-    """None: one that no weight may have; buffers of old files do."""
-
-    @property
-    def num_bytes(self) -> int:
-        assert self.dtype is not None
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class TensorFiles:
@@ -175,26 +163,33 @@ def _check_text(path: Path, field: str, value: Any) -> None:
         raise UserError(f"{path}: {field!r} holds half a character, which is no text; mend it") from None
 
 
+class Written(NamedTuple):
+    """What `write_tensors` has written."""
+
+    files: dict[str, dict[str, Any]]
+    """Each file's `sha256` and `bytes`, by its name."""
+    places: dict[str, str]
+    """Each tensor's file."""
+
+
 def write_tensors(
     folder: Path,
     planned: Mapping[str, Planned],
     produce: Callable[[str], Tensor],
     max_file_bytes: int,
     on_bytes: Callable[[int], None] = lambda num_bytes: None,
-) -> list[dict[str, Any]]:
+) -> Written:
     """Write `model.safetensors`, or several files of at most `max_file_bytes` (a larger tensor gets its own).
 
     The headers come from the plan, so that each tensor is produced, written and dropped.
-
-    Returns:
-        For each file its `name` and the names of its `tensors`.
     """
     files = _divide(planned, max_file_bytes)
-    written = []
+    written = Written({}, {})
     for number, names in enumerate(files, 1):
         file = SAFETENSORS if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        _write_file(folder / file, {name: planned[name] for name in names}, produce, on_bytes)
-        written.append({"name": file, "tensors": names})
+        part = {name: planned[name] for name in names}
+        written.files[file] = write_tensor_file(folder / file, part, produce, on_bytes)
+        written.places.update(dict.fromkeys(names, file))
     return written
 
 
@@ -208,29 +203,6 @@ def _divide(planned: Mapping[str, Planned], max_file_bytes: int) -> list[list[st
         files[-1].append(name)
         size += plan.num_bytes
     return files
-
-
-def _write_file(
-    path: Path, planned: Mapping[str, Planned], produce: Callable[[str], Tensor], on_bytes: Callable[[int], None]
-) -> None:
-    """One safetensors file: the header's length, the header, the values without gaps, wide types first (aligned)."""
-    names = sorted(planned, key=lambda name: planned[name].dtype is not torch.float32)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        begin, end = end, end + planned[name].num_bytes
-        plan = planned[name]
-        assert plan.dtype is not None
-        header[name] = {"dtype": NAMES[plan.dtype], "shape": list(plan.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            tensor = produce(name).contiguous()
-            assert (tuple(tensor.shape), tensor.dtype) == planned[name], (name, tensor.shape, tensor.dtype)
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            on_bytes(tensor.nbytes)
 
 
 def require_dtypes(tensors: TensorFiles, names: Sequence[str]) -> None:

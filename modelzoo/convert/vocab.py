@@ -136,12 +136,12 @@ def change_vocabulary(
     total = sum(plan.num_bytes for plan in planned.values())
     with new_folder(out, total) as partial:
         with progress("writing", total, "bytes") as advance:
-            write_tensors(partial, planned, produce, max_file_bytes, advance)
+            written = write_tensors(partial, planned, produce, max_file_bytes, advance)
         (partial / "config.yaml").write_text(model_yaml(changed), encoding="utf-8")
         (partial / "tokenizer.json").write_text(new.backend.to_str(), encoding="utf-8")
         state = json.dumps({"vocabulary_changed": report}, indent=1)
         (partial / "state.json").write_text(state + "\n", encoding="utf-8")
-        write_manifest(partial)
+        write_manifest(partial, written.files)
     return {"checkpoint": str(out), **report}
 
 

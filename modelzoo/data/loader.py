@@ -1,5 +1,8 @@
 """Batches of one dataset, as a pure function of the step. No torch."""
 
+from collections.abc import Iterable
+
+from modelzoo.data.accounting import Account, check_rows, describe_all
 from modelzoo.data.order import Order, locate
 from modelzoo.data.rows import Batch, RowDataset
 
@@ -60,3 +63,34 @@ class BatchLoader:
             "index": index,
             "manifest_sha256": self.dataset.fingerprint,
         }
+
+    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> dict[str, float]:
+        """What the batches before this step have read, for the run's record: a pure function of the step. Batches
+        that were `left_out` (first to last, apart from each other) do not count."""
+        batches = step - sum(max(0, min(last + 1, step) - first) for first, last in left_out)
+        return {"epochs": batches * self.batch_size / len(self.dataset)}
+
+    def accounts(self, num_steps: int) -> list[Account]:
+        """What a run of `num_steps` takes."""
+        data = self.dataset
+        account = Account(
+            name="",
+            path=str(data.path),
+            num_tokens=data.num_tokens,
+            num_rows=len(data),
+            filled=data.num_tokens / (len(data) * data.seq_len),
+            tokens=num_steps * self.batch_size * data.seq_len,
+            epochs=num_steps * self.batch_size / len(data),
+            max_epochs=None,
+            largest_batch=self.batch_size,
+            shares=(1.0,),
+        )
+        return [account]
+
+    def summary(self, num_steps: int) -> list[str]:
+        """The same, a line for each source."""
+        return describe_all(self.accounts(num_steps))
+
+    def check(self, num_steps: int) -> None:
+        """Refuse data of less than a batch. UserError says what there is, and the remedy."""
+        check_rows(self.accounts(num_steps), self.dataset.seq_len, self.batch_size)

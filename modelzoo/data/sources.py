@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from modelzoo.base_config import UserError
+from modelzoo.data.accounting import Account
 from modelzoo.data.config import DataConfig, MixtureConfig, SourceConfig
 from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.loader import BatchLoader
-from modelzoo.data.mixture import MixtureLoader, Source
+from modelzoo.data.mixture import MixtureLoader, Source, rows_used
 from modelzoo.data.modelzoo_files import h5_files, open_modelzoo_files
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import MANIFEST
@@ -64,15 +65,44 @@ def open_training(
 
     Raises:
         UserError: as `open_dataset`; sources of several tokenizers, or of none; more repetition than max_epochs
-            allows.
+            allows; less data than a batch takes.
     """
     check_tokenizer_is_known(data)
+    loader = _loader(data, batch_size, seed, num_steps, vocab_size)
+    loader.check(num_steps)
+    return loader
+
+
+def _loader(
+    data: DataConfig, batch_size: int, seed: int, num_steps: int, vocab_size: int
+) -> BatchLoader | MixtureLoader:
     if not isinstance(data.train, MixtureConfig):
         return BatchLoader(open_dataset(data.train, data.seq_len, data.isolate_documents, vocab_size), batch_size, seed)
-    sources = {}
-    for name, source in data.train.used_sources().items():
-        dataset = open_dataset(source, data.seq_len, data.isolate_documents, vocab_size)
-        sources[name] = Source(dataset, source.weight, source.max_tokens, source.max_epochs)
-    loader = MixtureLoader(sources, batch_size, seed)
-    loader.check_budget(num_steps)
-    return loader
+    datasets = {
+        name: open_dataset(source, data.seq_len, data.isolate_documents, vocab_size)
+        for name, source in data.train.used_sources().items()
+    }
+    sources = data.train.used_sources()
+    sizes = {name: rows_used(name, dataset, sources[name].max_tokens) for name, dataset in datasets.items()}
+    rates = data.train.rates(num_steps, batch_size * data.seq_len, sizes)
+    return MixtureLoader(
+        {
+            name: Source(
+                datasets[name], rates[name], source.max_tokens, source.max_epochs, source.after_max_epochs == "drop"
+            )
+            for name, source in sources.items()
+        },
+        batch_size,
+        seed,
+    )
+
+
+def find_accounts(data: DataConfig, batch_size: int, num_steps: int, vocab_size: int) -> list[Account]:
+    """What a run will take of each source; nothing where some of them are not there yet.
+
+    Raises:
+        UserError: as `open_training`.
+    """
+    if not all(Path(source.path).is_dir() for source in data.training_sources()):
+        return []
+    return open_training(data, batch_size, seed=0, num_steps=num_steps, vocab_size=vocab_size).accounts(num_steps)

@@ -165,13 +165,30 @@ class ModelConfig(Config):
         """FLOPs of one token's forward and backward pass in a sequence of seq_len tokens.
 
         Counts the matrix products (2 per multiply-add; the backward pass is two forwards), as
-        torch.utils.flop_counter does: the lm_head is included, embedding look-ups are not, and attention
-        counts in full although a causal kernel may skip half of it.
+        torch.utils.flop_counter does: the lm_head is included with its padding, embedding look-ups are not, and
+        attention counts in full although a causal kernel may skip half of it.
         """
+        return 3 * (self._block_flops(seq_len) + 2 * self.hidden_size * self.num_embeddings)
+
+    def recomputed_flops_per_token(
+        self, seq_len: int, activation_checkpointing: Literal["none", "selective", "full"]
+    ) -> int:
+        """FLOPs that come on top where the backward pass computes a block's activations again.
+
+        None where the results of the products are kept (selective). All of a block's (full), but for the last
+        product: nothing needs its result, unless dropout follows.
+        """
+        if activation_checkpointing != "full":
+            return 0
+        unneeded = 0 if self.dropout else self.num_layers * 2 * self.hidden_size * self.ffn_width
+        return self._block_flops(seq_len) - unneeded
+
+    def _block_flops(self, seq_len: int) -> int:
+        """Of one token's forward pass through all blocks."""
         width = self.hidden_size
         products = 2 * (4 * width * width + 2 * width * self.ffn_width)
         attention = 2 * 2 * seq_len * width
-        return 3 * (self.num_layers * (products + attention) + 2 * width * self.num_embeddings)
+        return self.num_layers * (products + attention)
 
 
 def _nearest_divisors(number: int, wanted: int) -> list[int]:

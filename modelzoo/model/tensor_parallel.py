@@ -2,7 +2,7 @@
 
 Each rank has every layer, with a part of the heads and of the MLP's width: qkv and fc_in by rows, out and fc_out by
 columns, so that the sum of what the ranks give is the block's. A block that computes attention and MLP side by side
-sums once, one that computes them in turn, twice.
+sums once in the forward pass, one that computes them in turn, twice; in the backward pass once for each LayerNorm.
 """
 
 from typing import Any
@@ -32,6 +32,7 @@ def share_layers(model: GPT, mesh: DeviceMesh) -> None:
         }
         parallelize_module(block, mesh, plan)
         block.reduce = SumOverRanks(group)
+        block.share = Shared(mesh)
     parallelize_module(model, mesh, {"embedding": RowwiseParallel(input_layouts=Replicate())})
     if model.lm_head is not None:
         for name, parameter in list(model.lm_head.named_parameters()):
@@ -45,6 +46,18 @@ def distribute(tensor: Tensor, mesh: DeviceMesh) -> DTensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.detach(), mesh, [Shard(0)], src_data_rank=None)
+
+
+class Shared(nn.Module):
+    """What all ranks have, as what each takes a part of the work on: its gradient is the sum of theirs, taken once
+    for all that use it."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        super().__init__()
+        self.mesh = mesh
+
+    def forward(self, x: Tensor) -> Tensor:
+        return DTensor.from_local(x, self.mesh, [Replicate()], run_check=False)
 
 
 class SumOverRanks(nn.Module):

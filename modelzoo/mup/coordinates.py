@@ -43,7 +43,8 @@ def measure(
 ) -> dict[str, Size]:
     """Train `config` at `width` for a few steps: the sizes by part, in the order of the forward pass.
 
-    `seed` gives the weights and the text. Of `optimizer` all but the learning rate counts.
+    `seed` gives the weights and the text. Of `optimizer` all counts but the learning rate, and
+    what it says of single parameters or layers.
 
     Raises:
         UserError: the width does not fit the config.

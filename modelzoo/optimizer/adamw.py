@@ -24,10 +24,12 @@ class AdamWConfig(OptimizerConfig):
     """Added to the root of the second moment."""
 
     def problems(self) -> Iterator[Problem]:
+        too_large = "is too large for AdamW, which moves every weight by about lr a step; use "
         if self.lr > 0.1:  # Adam's updates are about lr in size, whatever the gradient's
-            yield Problem(
-                ("lr",), "is too large for AdamW, which moves every weight by about lr a step; use 0.1 or less"
-            )
+            yield Problem(("lr",), f"{too_large}0.1 or less")
+        for pattern, scale in self.scales.items():
+            if self.lr * scale > 0.1 >= self.lr:
+                yield Problem(("lr_scale", pattern), f"{too_large}{0.1 / self.lr:.3g} or less with this optimizer.lr")
         beta_1, beta_2 = self.betas
         if beta_1**2 > beta_2:  # Adam then need not converge (Reddi et al. 2018); mostly the two are swapped
             yield Problem(("betas",), f"needs betas[0]² ≤ betas[1]; are they swapped? try [{beta_2}, {beta_1}]")

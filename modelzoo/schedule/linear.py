@@ -1,8 +1,11 @@
 """Linear decay, then constant."""
 
+from collections.abc import Iterator
 from typing import Literal
 
-from modelzoo.schedule.base import Count, Fraction, ScheduleConfig, decay_progress
+from modelzoo.base_config import Problem
+from modelzoo.schedule.base import Count, Fraction, ScheduleConfig
+from modelzoo.schedule.decay import decay_end, decay_problems, decay_progress
 
 
 class LinearConfig(ScheduleConfig):
@@ -15,7 +18,15 @@ class LinearConfig(ScheduleConfig):
     """Tokens of decay after the warm-up."""
     final_lr_ratio: Fraction = 0.0
     """Final learning rate as a fraction of `optimizer.lr`."""
+    may_outlast_run: bool = False
+    """The run may end before the decay does, and then at a higher rate; else that is an error."""
 
     def after_warmup(self, step: int, total_steps: int, tokens_per_step: int) -> float:
-        progress = decay_progress(self.decay_steps, self.decay_tokens, step, total_steps, tokens_per_step)
+        progress = decay_progress(self, step, total_steps, tokens_per_step)
         return 1.0 + (self.final_lr_ratio - 1.0) * progress
+
+    def turns_after_warmup(self, total_steps: int, tokens_per_step: int) -> list[int]:
+        return decay_end(self, total_steps, tokens_per_step)
+
+    def problems_after_warmup(self, total_steps: int, tokens_per_step: int) -> Iterator[Problem]:
+        return decay_problems(self, self.final_lr_ratio, self.may_outlast_run, total_steps, tokens_per_step)

@@ -6,23 +6,34 @@ What a backend lacks is looked up in LACKS, downgraded and printed; `strict: tru
 import ctypes
 import os
 import platform
+import resource
 import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
+from modelzoo.trainer.loss_scale import LossScale
+from modelzoo.trainer.step_clock import Mark
+from modelzoo.trainer.utilization import peak_flops
 
 LACKS: dict[str, dict[str, str]] = {
-    "cpu": {},
+    "cpu": {"cpu_offload": "parameters lie in the CPU's memory anyway"},
     "cuda": {},
-    "mps": {"compile": "inductor's MPS backend is incomplete", "fp16": "gradient scaling is untested on MPS"},
+    "mps": {
+        "compile": "inductor's MPS backend is incomplete",
+        "fp16": "gradient scaling is untested on MPS",
+        "cpu_offload": "the CPU and the GPU share their memory",
+    },
     "xpu": {"fp16": "gradient scaling is untested on XPU"},
 }
-"""Device type -> feature it lacks -> why. Features: the precisions, compile, fused (optimizer kernel)."""
+"""Device type -> feature it lacks -> why. Features: the precisions, compile, cpu_offload, fused (optimizer
+kernel)."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,6 +46,7 @@ class Accelerator:
     precision: str
     compile: bool
     fused_optimizer: bool
+    cpu_offload: bool = False
     notes: list[str] = field(default_factory=list)
     """What was downgraded, and why."""
 
@@ -44,9 +56,14 @@ class Accelerator:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
-    def gradient_scaler(self) -> torch.amp.GradScaler:
+    @property
+    def gathered_dtype(self) -> torch.dtype | None:
+        """Of the parameters that ranks gather for the forward pass; None as they are stored."""
+        return None if self.precision == "fp32" else DTYPES[self.precision]
+
+    def gradient_scaler(self) -> LossScale:
         """Scales the loss under fp16, whose gradients underflow otherwise; does nothing elsewhere."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return LossScale(enabled=self.precision == "fp16")
 
     def random_state(self) -> dict[str, Tensor]:
         """The generators that dropout draws from, by device type."""
@@ -65,6 +82,48 @@ class Accelerator:
         """Waits for the device's queue, so that a clock reads finished work."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
+
+    def mark(self) -> Mark | None:
+        """A point in the device's queue that knows its time; None on the CPU, which has no queue."""
+        if self.device.type == "cpu":
+            return None
+        return torch.get_device_module(self.device).Event(enable_timing=True)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOPs a second that the device can do at best at this precision; None where that is unknown."""
+        name, precision = self.device.type, self.precision
+        if self.device.type in ("cuda", "xpu"):
+            properties = torch.get_device_module(self.device).get_device_properties(self.device)
+            name = properties.name
+            if self.device.type == "xpu":
+                name += f", {properties.gpu_eu_count} engines"
+            if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
+                precision = "tf32"
+        return peak_flops(name, precision)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most memory in use at once so far: of tensors on the device, on the CPU of the whole process.
+
+        None where the device does not count it.
+        """
+        if self.device.type == "cpu":
+            return _peak_resident_bytes()
+        if self.device.type in ("cuda", "xpu"):
+            return int(torch.accelerator.max_memory_allocated())
+        return None
+
+    def record_allocations(self) -> bool:
+        """Begin to write down every allocation, with its place in the program. False where the device cannot."""
+        if self.device.type != "cuda":
+            return False
+        torch.cuda.memory._record_memory_history()
+        return True
+
+    def write_allocations(self, path: Path) -> None:
+        """What `record_allocations` has written down, for https://pytorch.org/memory_viz; it ends there."""
+        torch.cuda.memory._dump_snapshot(str(path))
+        torch.cuda.memory._record_memory_history(enabled=None)
 
 
 def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
@@ -94,7 +153,8 @@ def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
     precision = config.precision if has(config.precision, True, "fp32 instead") else "fp32"
     compiled = has("compile", config.compile, "not compiled")
     fused = "fused" not in lacks
-    return Accelerator(device, precision, compiled, fused, notes)
+    offload = has("cpu_offload", config.cpu_offload, "nothing is moved")
+    return Accelerator(device, precision, compiled, fused, offload, notes)
 
 
 def _device(wanted: str) -> torch.device:
@@ -108,6 +168,16 @@ def _device(wanted: str) -> torch.device:
             f"{', '.join(available)}. Use accelerator.device=auto, or install a torch build for {wanted}"
         )
     return torch.device(wanted)
+
+
+def _peak_resident_bytes() -> int:
+    try:  # getrusage would count the program that started this one too
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def keep_freed_memory() -> bool:

@@ -5,9 +5,48 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelzoo.base_config import Config, FromFloat, Problem, UserError
+from modelzoo.base_config import Config, FromFloat, FromList, Problem, UserError
 
 Positive = Annotated[int, FromFloat, Field(gt=0, le=10**18)]
+
+Number = Annotated[int, FromFloat, Field(ge=0, le=10**18)]
+Range = tuple[int, int]
+"""First and last of consecutive numbers, both included."""
+
+
+class SpikesConfig(Config):
+    """When a finite loss or gradient norm is a spike: far above the median of those before. Their spread is the median
+    absolute deviation, which the odd outlier does not widen."""
+
+    window_steps: Annotated[int, Field(ge=4, le=1000)] = 128
+    """Good updates to compare with; before so many have been made nothing is a spike."""
+    deviations: Annotated[float, Field(gt=0)] = 10.0
+    """Standard deviations (1.4826 median absolute deviations, or 1 % of the median where that is more) above the median
+    from which on a value is a spike."""
+
+
+class BadUpdatesConfig(Config):
+    """What becomes of an update whose loss or gradient norm is not finite, or a spike. None reaches the weights or the
+    optimizer's moments. (An overflow under fp16 is none: it lowers the loss scale.)"""
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    """stop ends the run with an error. skip makes the update on the next batch instead. rollback goes back to the
+    newest good checkpoint, and leaves out the batches that led to the bad one. What is left out is recorded in
+    metrics.jsonl and in the checkpoints; `trainer.skip_batches` repeats it."""
+    rollback_batches: Positive = 200
+    """Batches that a rollback leaves out, the bad one last; never from before the checkpoint. (PaLM left out 200 to
+    500, arXiv:2204.02311, 5.1.)"""
+    limit: Positive = 10
+    """Bad updates within any 1,000 batches that are left out; one more ends the run with an error."""
+    spikes: SpikesConfig | None = None
+    """null looks for numbers that are not finite alone."""
+
+    def problems(self) -> Iterator[Problem]:
+        for name, policies in (("rollback_batches", ("rollback",)), ("limit", ("skip", "rollback"))):
+            if self.policy not in policies and getattr(self, name) != type(self).model_fields[name].default:
+                yield Problem(
+                    (name,), f"means nothing with policy={self.policy}; use policy={policies[-1]}, or drop it"
+                )
 
 
 class TrainerConfig(Config):
@@ -28,6 +67,10 @@ class TrainerConfig(Config):
     """Largest L2 norm of all gradients together; null does not clip."""
     log_every_steps: Positive = 10
     """Updates between two records of the metrics (loss, learning rate, gradient norm, tokens/s)."""
+    bad_updates: BadUpdatesConfig = BadUpdatesConfig()
+    skip_batches: Annotated[tuple[Annotated[tuple[Number, Number], FromList], ...], FromList] = ()
+    """Batches to make no update on: a list of [first, last], counted from 0 as though none were left out. The run is as
+    long as without, in updates."""
 
     def problems(self) -> Iterator[Problem]:
         if [self.max_steps, self.max_tokens, self.max_epochs].count(None) != 2:
@@ -38,6 +81,9 @@ class TrainerConfig(Config):
             around = (d for gap in range(min(micro, 10_000)) for d in (micro - gap, micro + gap))
             best = next((d for d in around if 0 < d <= size and size % d == 0), 1)
             yield Problem(("micro_batch_size",), f"must divide global_batch_size={size}; the nearest is {best}")
+        for index, (first, last) in enumerate(self.skip_batches):
+            if first > last:
+                yield Problem(("skip_batches", index), f"is [first, last]; use [{last}, {first}]")
 
     def total_steps(self, tokens_per_step: int) -> int:
         """The run's length in updates; not of one in epochs, which `run_length` makes one in steps."""
@@ -66,6 +112,10 @@ class AcceleratorConfig(Config):
     """Ranks that share the heads, the MLP and the vocabulary, and read the same rows."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again: none, all but the matrix products', or all of a block."""
+
+    cpu_offload: bool = False
+    """Parameters, gradients and optimizer state stay in the CPU's memory, and updates are computed there: for models
+    that do not fit the device, at the price of copies (FSDP)."""
 
     def num_ranks(self, num_devices: int) -> int:
         """Processes that the run wants on a machine with so many devices."""

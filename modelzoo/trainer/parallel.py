@@ -2,21 +2,27 @@
 
 Ranks form a mesh (replicate, shard, tensor). All ranks of one `tensor` row compute the same rows of a batch, each its
 part of every layer; along `shard` they keep a part of all parameters, gradients and optimizer state (FSDP2,
-`fully_shard`), along `replicate` whole copies. One process is the mesh (1, 1, 1), and needs none of this.
+`fully_shard`), along `replicate` whole copies. One process is the mesh (1, 1, 1), and needs none of this, unless it
+keeps its parameters elsewhere than it computes.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -25,7 +31,10 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from modelzoo.base_config import UserError
 from modelzoo.trainer.config import AcceleratorConfig
 
-BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
+T = TypeVar("T")
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
+"""By the device that computes; offloaded parameters are gathered on the CPU."""
 TIMEOUT = timedelta(minutes=10)
 """After which a rank that waits for another gives up."""
 
@@ -38,25 +47,26 @@ def num_ranks_here() -> int:
 class Parallel:
     """This rank's place in the mesh."""
 
-    def __init__(self, config: AcceleratorConfig, device: torch.device) -> None:
+    def __init__(self, config: AcceleratorConfig, device: torch.device, cpu_offload: bool = False) -> None:
         """Join the other ranks, where the environment says that there are some.
 
         Raises UserError where the mesh that the config asks for has another size.
         """
+        self.cpu_offload = cpu_offload
         world = num_ranks_here()
         self.sizes = config.mesh(world)
         self.mesh: DeviceMesh | None = None
         self.rank, self.data_rank, self.num_data_ranks = 0, 0, self.sizes[0] * self.sizes[1]
-        if world == 1:
+        if world == 1 and not cpu_offload:
             return
         if device.type not in BACKENDS:
             raise UserError(f"accelerator: several ranks need one of {', '.join(BACKENDS)}, not {device.type}")
-        if config.precision == "fp16":  # each rank would find its own overflows, and skip other updates
-            raise UserError(
-                "accelerator.precision=fp16: its loss scale is not shared between ranks; use bf16 or fp32, or one rank"
-            )
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # "suboptimal", at saves
-        distributed.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
+        if world == 1:  # no torchrun said where to meet
+            alone = distributed.HashStore()
+            distributed.init_process_group(BACKENDS[device.type], store=alone, rank=0, world_size=1)
+        else:
+            distributed.init_process_group(BACKENDS[device.type], timeout=TIMEOUT)
         self.mesh = init_device_mesh(device.type, self.sizes, mesh_dim_names=("replicate", "shard", "tensor"))
         self.rank = distributed.get_rank()
         self.data_rank = self.rank // self.sizes[2]
@@ -65,6 +75,11 @@ class Parallel:
     def is_main(self) -> bool:
         """The rank that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def num_ranks(self) -> int:
+        """Of the whole mesh."""
+        return math.prod(self.sizes)
 
     @property
     def described(self) -> str:
@@ -86,13 +101,20 @@ class Parallel:
 
     # the model
 
-    def shard_data(self, model: nn.Module, parts: Iterable[nn.Module]) -> None:
-        """Spread parameters over the ranks that read other rows; each of `parts` is gathered when it computes."""
+    def shard_data(self, model: nn.Module, parts: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
+        """Spread parameters over the ranks that read other rows; each of `parts` is gathered when it computes.
+
+        Parts are gathered as `dtype`, which halves what is sent in bf16; what stands outside of them (embedding,
+        final norm, head), the sums of gradients and the stream from part to part stay as they are stored.
+        """
         if self.mesh is None:
             return
         mesh = self.mesh["replicate", "shard"]
+        narrow = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        place = CPUOffloadPolicy(torch.accelerator.is_available()) if self.cpu_offload else OffloadPolicy()
         for module in [*parts, model]:
-            sharded = fully_shard(module, mesh=mesh)
+            own = MixedPrecisionPolicy() if module is model or dtype is None else narrow
+            sharded = fully_shard(module, mesh=mesh, mp_policy=own, offload_policy=place)
             # Sums, which gloo has too: the loss is divided by the tokens of all ranks before
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
@@ -116,6 +138,13 @@ class Parallel:
             raise UserError(f"{source}: its weights do not fit the model: {'; '.join(sorted(problems)[:10])}")
         _fill(parameters.items(), weights.__getitem__)
 
+    def forget_gathered(self, model: nn.Module) -> None:
+        """Drop the whole weights that a forward pass without a backward pass leaves in the model's place of parts:
+        they take memory, and would be used again after the parts have changed."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def last_micro_batch(self, model: nn.Module, is_last: bool) -> None:
         """Say whether gradients are to be summed over the ranks in the next backward pass."""
         if isinstance(model, FSDPModule):
@@ -135,6 +164,25 @@ class Parallel:
         total = torch.tensor(values, dtype=torch.float64, device=self.mesh.device_type)
         distributed.all_reduce(total)
         return [float(value) / self.sizes[2] for value in total]
+
+    def sum_over_parts(self, values: Tensor, like: Sequence[Tensor]) -> Tensor:
+        """The sums over all ranks of `values` (N, …), fp64, whose entry i each rank took of its own part of tensor
+        `like[i]`; a part that several ranks hold counts once. The same on every rank, on the CPU."""
+        if self.mesh is None:
+            return values.cpu()
+        copies = [math.prod(self.sizes) // _num_parts(tensor) for tensor in like]
+        weights = torch.tensor(copies, dtype=values.dtype, device=values.device).view(-1, *[1] * (values.dim() - 1))
+        total = (values / weights).to(self.mesh.device_type)
+        distributed.all_reduce(total)
+        return total.cpu()
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of the ranks' values, one by one: the same on every rank."""
+        if self.mesh is None or not values:
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64, device=self.mesh.device_type)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return [float(value) for value in largest]
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
         """Scale the gradients to an L2 norm of at most `max_norm` together; the norm before."""
@@ -165,7 +213,36 @@ class Parallel:
         if self.mesh is not None:
             distributed.barrier()
 
-    def whole(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the main rank, on every rank; and its UserError. It may take longer than `TIMEOUT`."""
+        if self.mesh is None:
+            return make()
+        with ThreadPoolExecutor(1) as beside:
+            making = beside.submit(make) if self.is_main else None
+            while self.any(int(making is not None and not making.done())):
+                if making is not None:
+                    wait([making], timeout=1)
+        found: list[Any] = [None, None]
+        if making is not None:
+            try:
+                found = [making.result(), None]
+            except UserError as error:
+                found = [None, str(error)]
+        distributed.broadcast_object_list(found)
+        if found[1] is not None:
+            raise UserError(found[1])
+        result: T = found[0]
+        return result
+
+    def of_all(self, value: T) -> list[T]:
+        """Every rank's value, on every rank."""
+        if self.mesh is None:
+            return [value]
+        found = [value] * self.num_ranks
+        distributed.all_gather_object(found, value)
+        return found
+
+    def whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors, gathered one after the other on the CPU of the main rank; empty on the others."""
         gathered = {}
         for name, tensor in tensors:
@@ -176,11 +253,8 @@ class Parallel:
 
     def of_each_rank(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Small tensors that differ from rank to rank, all of them on every rank: `<name>`, `<name>.rank1`, …"""
-        if self.mesh is None:
-            return dict(tensors)
-        found: list[dict[str, Tensor]] = [{} for _ in range(math.prod(self.sizes))]
-        distributed.all_gather_object(found, dict(tensors))
-        return {_of_rank(name, rank): tensor for rank, own in enumerate(found) for name, tensor in own.items()}
+        every = self.of_all(dict(tensors))
+        return {_of_rank(name, rank): tensor for rank, own in enumerate(every) for name, tensor in own.items()}
 
     def of_this_rank(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """This rank's own of what `of_each_rank` gave; None where there were fewer ranks."""
@@ -197,6 +271,11 @@ def _fill(parameters: Iterable[tuple[str, nn.Parameter]], value: Callable[[str],
 
 def _of_rank(name: str, rank: int) -> str:
     return f"{name}.rank{rank}" if rank else name
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What the trainer asks of the model and of the data, which arrive as objects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +33,34 @@ class TrainingData(Protocol):
     def batch(self, step: int) -> Batch: ...
 
     def state(self, step: int) -> dict[str, Any]: ...
+
+    def summary(self, num_steps: int) -> Sequence[str]:
+        """What a run of so many steps takes of each source, a line each."""
+        ...
+
+    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> Mapping[str, float]:
+        """What the batches before this step have read, by the names of the record's numbers; a pure function. Batches
+        that were `left_out` (first to last) do not count."""
+        ...
+
+
+class TextGenerator(Protocol):
+    """Continues prompts, without a trace in any random state or in the model."""
+
+    def check(self, prompts: Sequence[str], max_new_tokens: int) -> None:
+        """Raise UserError for a prompt that the context does not hold."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float | None,
+        seed: int,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> list[str]:
+        """A continuation of each, prompt i drawn with seed + i; by other, whole `weights` where they are given."""
+        ...
 
 
 class ValidationData(Protocol):

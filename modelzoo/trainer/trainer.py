@@ -4,25 +4,27 @@ The model, the data and the optimizer arrive as objects; `protocols.py` says all
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from modelzoo.base_config import UserError
 from modelzoo.trainer.accelerator import Accelerator
-from modelzoo.trainer.callbacks.base import Callback
+from modelzoo.trainer.bad_updates import BadUpdateError, UpdateGuard
+from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
+from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
 from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss, loss_metrics, share_of
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import TrainingData, ValidationData
+from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
+from modelzoo.trainer.recovery import recover
+from modelzoo.trainer.step_clock import StepClock
 from modelzoo.trainer.stop_signals import stop_on_signals
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient is not a number; the weights are those before that update."""
+from modelzoo.trainer.utilization import Utilization
 
 
 class Trainer:
@@ -35,148 +37,209 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         lr_factor: Callable[[int], float],
         data: TrainingData,
-        validation: ValidationData | None,
+        validation: Mapping[str, ValidationData],
+        generator: TextGenerator,
         accelerator: Accelerator,
         parallel: Parallel,
         callbacks: Mapping[str, Callback],
         run_dir: Path,
         tokens_per_step: int,
         documents: Mapping[str, str],
+        utilization: Utilization,
     ):
-        """`lr_factor` maps an update's number to the schedule's factor; `documents` go into each checkpoint."""
+        """`lr_factor` maps an update's number to the schedule's factor; `validation` is by name, and a single one
+        has an empty name; `documents` go into each checkpoint."""
         self.config = config
         self.model = model
         self.optimizer = optimizer
         self.lr_factor = lr_factor
         self.data = data
-        self.validation = validation
+        self.validation = dict(validation)
+        self.generator = generator
         self.accelerator = accelerator
         self.parallel = parallel
-        self.callbacks = dict(callbacks)
+        self.callbacks = dict(sorted(callbacks.items(), key=lambda item: item[1].turn))
         self.run_dir = run_dir
         self.tokens_per_step = tokens_per_step
         self.documents = dict(documents)
+        self.utilization = utilization
         self.total_steps = config.total_steps(tokens_per_step)
         self.scaler = accelerator.gradient_scaler()
+        self.guard = UpdateGuard(config.bad_updates, config.skip_batches)
         self.step = 0
         self.stop_signal: int | None = None
-        self.evaluation_due = False
-        """A stop came while this step was to be evaluated; a resumed run evaluates it first."""
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
-        self._clock = {"seconds": 0.0, "steps": 0}
-        self._speed = {"seconds": 0.0, "tokens": 0}
+        self.batches = {"batch_sha256": "", "batches_sha256": ""}
+        """Of the newest batch that the weights have seen, and of all of them in their order."""
+        self.clock = StepClock(accelerator.mark)
+        self._failed: set[str] = set()
 
     # ------------------------------------------------------------------ the loop
 
     def train(self) -> bool:
         """Run to the end. False where SIGINT, SIGTERM or SIGUSR1 stopped the run after a whole step."""
         self.model.train()
+        self.clock.start()
         try:
             with stop_on_signals(self._request_stop):
                 self._call("on_train_start")
-                if self.evaluation_due:
-                    self._call("on_step_end")  # again, for the evaluation that a stop cut short
-                while self.step < self.total_steps and not self._stop_came():
-                    self._timed_step()
-                    self._call("on_step_end")
+                self._call("on_ready")
+                while not self.is_complete and not self._stop_came():
+                    self._call("on_step_start")
+                    if self._timed_step():
+                        self._call("on_step_end")
                 self._call("on_train_end")
+                self.publish(**{name: number for name, number in self._meters().items() if number is not None})
         finally:
-            for callback in self.callbacks.values():
-                callback.close()
+            for name, callback in self.callbacks.items():
+                self._guarded(name, callback, "close")
         return self.stop_signal is None
 
-    def _timed_step(self) -> None:
-        """An update, and its record where one is due; the clock leaves callbacks out."""
-        started = time.perf_counter()
-        numbers = self.update()
+    def _timed_step(self) -> bool:
+        """An update, and its record where one is due. False where the update was bad, and the run has been brought to
+        where it goes on."""
+        may_recover = self.config.bad_updates.policy != "stop"
+        random_state = self.accelerator.random_state() if may_recover else {}
+        try:
+            numbers = self.update()
+        except BadUpdateError as error:
+            if not may_recover:
+                raise
+            recover(self, error, random_state)
+            return False
         self.step += 1
         publish = self.step % self.config.log_every_steps == 0 or self.step == self.total_steps
         if publish:
-            self.accelerator.synchronize()
-        self._clock["seconds"] += time.perf_counter() - started
-        self._clock["steps"] += 1
+            with self.clock.part("optimizer"):  # the device may be at it still
+                self.accelerator.synchronize()
+        self.clock.step_done(self.tokens_per_step)
         if publish:
             self._publish_step(numbers)
+        return True
 
     def update(self) -> dict[str, float]:
-        """One optimizer update on batch `step`; returns its learning rate and gradient norm.
+        """One optimizer update on the batch of `step`; returns its learning rate and gradient norm.
 
         The gradient is that of the mean over every unmasked token of the global batch, however the batch is
-        cut into micro-batches. Raises NonFiniteError before a bad gradient could reach the weights.
+        cut into micro-batches. Raises BadUpdateError before a bad gradient could reach the weights.
         """
-        batch = self.data.batch(self.step)
-        num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
+        with self.clock.part("data"):
+            batch = self.data.batch(self.guard.batch_number(self.step))
+            num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
         rows = self.parallel.rows(len(batch["input_ids"]))
         micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for start in range(rows.start, rows.stop, micro_batch_size):
             stop = min(start + micro_batch_size, rows.stop)
             self.parallel.last_micro_batch(self.model, stop == rows.stop)
-            part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
-            with self.accelerator.autocast():
+            with self.clock.part("data"):
+                part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
+            with self.clock.part("forward"), self.accelerator.autocast():
                 part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
-            self.scaler.scale(part_sum / num_tokens).backward()
-            loss_sum += part_sum.detach()
-        (total,) = self.parallel.sum_over_data([loss_sum.item()])
-        return self._apply_gradients(total, num_tokens)
+            with self.clock.part("backward"):
+                self.scaler.scale(part_sum / num_tokens).backward()
+                loss_sum += part_sum.detach()
+        with self.clock.part("backward"):  # which this waits for
+            (total,) = self.parallel.sum_over_data([loss_sum.item()])
+        with self.clock.part("optimizer"):
+            numbers = self._apply_gradients(total, num_tokens)
+        with self.clock.part("data"):
+            link = batch_sha256(batch)
+            self.batches = {
+                "batch_sha256": link,
+                "batches_sha256": chained_sha256(self.batches["batches_sha256"], link),
+            }
+        return numbers
 
     def _apply_gradients(self, loss_sum: float, num_tokens: int) -> dict[str, float]:
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale(self.model.parameters())
+        self._call("on_gradients")
         clip = self.config.gradient_clip_norm
         norm = self.parallel.clip_gradients(self.model.parameters(), math.inf if clip is None else clip)
-        overflow = self.scaler.is_enabled() and math.isfinite(loss_sum)  # the scaler skips it, and shrinks
-        if not (math.isfinite(norm) or overflow) or not math.isfinite(loss_sum):
-            raise NonFiniteError(
-                f"step {self.step + 1}: loss {loss_sum / num_tokens:.4g}, gradient norm {norm:.4g}; the update "
-                "was not applied. Lower optimizer.lr, lengthen the warm-up, or use precision fp32 or bf16"
-            )
+        loss = loss_sum / num_tokens  # these two are of all ranks, so that all decide alike
+        overflow = self.scaler.enabled and math.isfinite(loss) and not math.isfinite(norm)
+        if not overflow and (reason := self.guard.fault(loss, norm)):
+            raise BadUpdateError(self.step, self.guard.batch_number(self.step), reason)
         factor = self.lr_factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(overflow)
+        if not overflow:
+            self.optimizer.step()
+            self.guard.accept(loss, norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.since_record["loss_sum"] += loss_sum
         self.since_record["num_tokens"] += num_tokens
         lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * factor
-        numbers = {"lr": lr, "gradient_norm": norm}
-        if self.scaler.is_enabled():
-            numbers["loss_scale"] = self.scaler.get_scale()
+        numbers = {"lr": lr, "gradient_norm": norm} if not overflow else {"lr": lr}
+        if self.scaler.enabled:
+            numbers |= {"loss_scale": self.scaler.value, "overflows": self.scaler.num_overflows}
         return numbers
 
-    def evaluate(self, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
-        """Loss (nats a token), perplexity and bits per byte on the validation data; None if a stop came."""
-        assert self.validation is not None
-        batches = self.validation.evaluation_batches(batch_size, max_batches)
+    def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
+        """Loss (nats a token), perplexity and bits per byte on a validation set; None if a stop came."""
+        data = self.validation[of_set]
+        batches = data.evaluation_batches(batch_size, max_batches)
         mine = (share_of(batch, self.parallel) for batch in batches)
         total = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
         self.model.train()
+        self.parallel.forget_gathered(self.model)
         if total is None:
             return None
         loss_sum, num_tokens = self.parallel.sum_over_data(total)
-        return loss_metrics(loss_sum, round(num_tokens), self.validation.bytes_per_token)
+        return loss_metrics(loss_sum, round(num_tokens), data.bytes_per_token)
 
     # ------------------------------------------------------------------ numbers
 
-    def publish(self, **numbers: float) -> None:
+    def publish(self, **numbers: Any) -> None:
         """Hand a record of numbers to every callback."""
         record = {"step": self.step, "tokens": self.step * self.tokens_per_step, **numbers}
         self._call("on_record", record)
 
+    def publish_samples(self, samples: Sequence[Sample]) -> None:
+        """Hand texts to every callback."""
+        self._call("on_samples", samples)
+
     def _publish_step(self, numbers: dict[str, float]) -> None:
         loss = self.since_record["loss_sum"] / max(1, self.since_record["num_tokens"])
         self.since_record = {"loss_sum": 0.0, "num_tokens": 0}
-        tokens, seconds = self._clock["steps"] * self.tokens_per_step, self._clock["seconds"]
-        self._speed = {"seconds": self._speed["seconds"] + seconds, "tokens": self._speed["tokens"] + tokens}
-        self._clock = {"seconds": 0.0, "steps": 0}
-        self.publish(loss=loss, **numbers, tokens_per_second=tokens / seconds)
+        seen = self.data.seen(self.guard.batch_number(self.step), self.guard.skipped)
+        self.publish(loss=loss, **numbers, **self._meters(), **seen, **self.batches)
+
+    def _meters(self) -> dict[str, float | None]:
+        """Speed, where the time went since the last record, and memory; every rank calls this."""
+        self.accelerator.synchronize()
+        peak = self.accelerator.peak_memory_bytes()
+        numbers = self.clock.record()
+        return {
+            **self.utilization.of(numbers["tokens_per_second"]),
+            **numbers,
+            "peak_memory_bytes": None if peak is None else self.parallel.any(peak),
+        }
 
     @property
-    def tokens_per_second(self) -> float:
-        """Of all updates of this process; evaluation and saving do not count."""
-        return self._speed["tokens"] / self._speed["seconds"] if self._speed["seconds"] else math.nan
+    def tokens_per_second(self) -> float | None:
+        """Of all updates of this process but the first; evaluation and saving do not count."""
+        return self.clock.tokens_per_second
 
     # ------------------------------------------------------------------ plumbing
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why a callback has ended the run before its last step."""
+        if self.step >= self.total_steps:
+            return None
+        return next((why for callback in self.callbacks.values() if (why := callback.ends_run(self))), None)
+
+    @property
+    def is_complete(self) -> bool:
+        """No update is left to do."""
+        return self.step >= self.total_steps or self.ended_early is not None
+
+    @property
+    def evaluation_due(self) -> bool:
+        """A stop cut an evaluation of this step short; a resumed run takes it first."""
+        return any(callback.due for callback in self.callbacks.values())
 
     def _stop_came(self) -> bool:
         """Whether a signal has come to any of the ranks: all find out at the same place."""
@@ -187,5 +250,21 @@ class Trainer:
         self.stop_signal = number
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks.values():
-            getattr(callback, hook)(self, *arguments)
+        for name, callback in self.callbacks.items():
+            with self.clock.part(callback.clock_part):
+                self._guarded(name, callback, hook, self, *arguments)
+
+    def _guarded(self, name: str, callback: Callback, hook: str, *arguments: Any) -> None:
+        """Call a callback; one that may fail is left out once it has."""
+        if name in self._failed:
+            return
+        try:
+            getattr(callback, hook)(*arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            if not callback.may_fail:
+                raise
+            self._failed.add(name)
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            print(f"note: callbacks.{name} failed, and is left out from here on: {reason}", file=sys.stderr)

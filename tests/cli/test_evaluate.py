@@ -17,9 +17,10 @@ from modelzoo.cli.evaluate_data import Evaluation
 from modelzoo.cli.main import main
 from modelzoo.evaluate import task_files
 from modelzoo.evaluate.totals import Totals
-from modelzoo.launch import load_model, open_split
+from modelzoo.launch import open_split
 from modelzoo.model.gpt import GPT
 from modelzoo.run_config import dump_yaml
+from modelzoo.saved_models import load_model
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import write_checkpoint
 from modelzoo.trainer.evaluation import evaluate_loss

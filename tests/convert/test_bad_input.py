@@ -14,7 +14,7 @@ from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf, import_hf
 from modelzoo.convert import importing
 from modelzoo.convert.family import NEVER
-from modelzoo.launch import load_model_config
+from modelzoo.saved_models import load_model_config
 from modelzoo.trainer import checkpoint as checkpoint_files
 from tests.cli.test_cli import modelzoo
 from tests.convert.hf_models import FAMILIES, change_config, save

@@ -11,10 +11,10 @@ from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf
 from modelzoo.convert import exporting
 from modelzoo.convert.fold import foldings
-from modelzoo.launch import load_model
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.run_config import dump_yaml
+from modelzoo.saved_models import load_model
 from modelzoo.trainer.checkpoint import write_checkpoint
 from tests.convert.hf_models import weights
 from tests.model.families import redraw

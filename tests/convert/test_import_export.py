@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf, import_hf
 from modelzoo.convert import logit_check
-from modelzoo.launch import build_run, load_model, load_model_config, load_saved_config, load_tokenizer
+from modelzoo.launch import build_run
+from modelzoo.saved_models import load_model, load_model_config, load_saved_config, load_tokenizer
 from modelzoo.trainer.checkpoint import all_damage, read_tensors
 from tests.convert.hf_models import FAMILIES, IDS, change_config, save, small_model, weights
 from tests.runs import small_config

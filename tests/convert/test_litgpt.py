@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modelzoo.cli import export_hf, import_hf
-from modelzoo.launch import load_model
+from modelzoo.saved_models import load_model
 from tests.convert.test_fold import checkpoint
 from tests.model.families import redraw
 

@@ -13,11 +13,11 @@ from modelzoo.convert import hf
 from modelzoo.convert.adapters import BASE, base_text, merge_checkpoint
 from modelzoo.convert.importing import model_yaml
 from modelzoo.convert.peft import CONFIG, adapter_tensors
-from modelzoo.launch import load_model, load_model_config
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.model.lora import add_lora, is_adapter
 from modelzoo.model.lora_config import LoraConfig
+from modelzoo.saved_models import load_model, load_model_config
 from modelzoo.trainer.checkpoint import read_tensors, write_checkpoint
 from tests.model.families import redraw
 from tests.samples import small_tokenizer

@@ -11,10 +11,10 @@ from modelzoo import tokenizer_files
 from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf, vocab
 from modelzoo.convert.vocab import remap_rows, remapping
-from modelzoo.launch import load_model, load_model_config, load_tokenizer
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.run_config import dump_yaml
+from modelzoo.saved_models import load_model, load_model_config, load_tokenizer
 from modelzoo.tokenizer import Tokenizer, byte_level, byte_symbols, special_token
 from modelzoo.trainer.checkpoint import all_damage, read_tensors, write_checkpoint
 from tests.samples import shared_data, small_tokenizer

@@ -1,52 +1,13 @@
-from fractions import Fraction
+import re
 
 import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
 from modelzoo.data.dataset import TokenDataset
-from modelzoo.data.mixture import Interleave, MixtureLoader, Source
+from modelzoo.data.loader import BatchLoader
+from modelzoo.data.mixture import MixtureLoader, Source
 from tests.data.datasets import build
-
-WEIGHTS = [[1], [1, 1], [3, 1], [0.7, 0.2, 0.1], [1] * 20, [1] * 23, [1e-4, 1, 30, 0.5, 2], [1, 1e-6]]
-
-
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_every_prefix_keeps_the_proportions(weights):
-    samples = 20_000
-    source, number = Interleave(weights).locate(np.arange(samples))
-    seen = np.zeros((samples + 1, len(weights)), dtype=np.int64)
-    seen[np.arange(1, samples + 1), source] = 1
-    seen = seen.cumsum(axis=0)
-    assert np.array_equal(number, seen[np.arange(samples), source])  # 0, 1, 2 … in each source
-    share = np.array(weights) / np.sum(weights)
-    height = int(np.ceil(np.log2(len(weights)))) if len(weights) > 1 else 0
-    assert np.abs(seen - np.arange(samples + 1)[:, None] * share).max() <= height / 2 + 1e-3 < len(weights)
-    for step in (0, 1, 7, 1000, samples):
-        assert Interleave(weights).counts(step) == seen[step].tolist()
-
-
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_far_into_a_run(weights):
-    """No table, no overflow: at sample 10**15 the places go on from the counts, and the counts are right."""
-    interleave, start = Interleave(weights), 10**15 + 3
-    source, number = interleave.locate(np.arange(start, start + 100))
-    before, after = interleave.counts(start), interleave.counts(start + 100)
-    assert sum(before) == start
-    for each in range(len(weights)):
-        assert number[source == each].tolist() == list(range(before[each], after[each]))
-    total = sum(map(Fraction, weights))
-    for count, weight in zip(before, weights, strict=True):
-        assert abs(count / start - weight / total) < 1e-9
-
-
-def test_samples_until_is_the_inverse_of_counts():
-    interleave = Interleave([0.7, 0.2, 0.1])
-    for source in range(3):
-        for count in (1, 2, 17, 1000):
-            samples = interleave.samples_until(source, count)
-            assert interleave.counts(samples)[source] == count
-            assert interleave.counts(samples - 1)[source] == count - 1
 
 
 @pytest.fixture
@@ -102,9 +63,11 @@ def test_the_order_in_which_sources_are_named_does_not_matter(three):
 
 def test_state_holds_each_sources_place(three):
     loader = MixtureLoader({name: Source(three[name], 1) for name in ("a", "b")}, 4, seed=3)
+    place = {"epoch": 1, "index": 1, "rows": 9, "ends_after_rows": None}
     assert loader.state(5) == {
         "seed": 3,
-        "sources": {name: {"epoch": 1, "index": 1, "manifest_sha256": three[name].fingerprint} for name in ("a", "b")},
+        "sources": {name: {**place, "manifest_sha256": three[name].fingerprint} for name in ("a", "b")},
+        "shares": [{"first_step": 0, "start": [0.5, 0.5], "end": [0.5, 0.5]}],
     }
 
 
@@ -126,12 +89,15 @@ def test_a_part_of_a_source_is_the_same_for_every_seed(three):
 def test_a_run_that_repeats_too_much_is_refused_with_what_would_fit(three):
     sources = {"a": Source(three["a"], 3, max_epochs=2), "b": Source(three["b"], 1)}
     loader = MixtureLoader(sources, 4, seed=3)
-    loader.check_budget(6)  # 18 rows of 9
+    loader.check(6)  # 18 rows of 9
     with pytest.raises(UserError) as error:
-        loader.check_budget(7)
-    assert "a: 105 tokens of the run, 45 in it: 2.33 epochs, max_epochs=2" in str(error.value)
-    assert "b: 35 tokens of the run, 45 in it: 0.78 epochs, no max_epochs" in str(error.value)
-    assert "lower the weight of a, raise its max_epochs, or end the run after 6 steps" in str(error.value)
+        loader.check(7)
+    assert re.search(
+        r"a: 75\.00% of the run: 105 tokens, 2\.33 epochs \(at most 2\) of the 42 in .*/a;", str(error.value)
+    )
+    assert re.search(r"b: 25\.00% of the run: 35 tokens, 0\.78 epochs of the 42 in .*/b", str(error.value))
+    assert "lower the weight of a, raise its max_epochs, let it end there" in str(error.value)
+    assert "or end the run after 6 steps (trainer.max_steps=6)" in str(error.value)
 
 
 def test_more_than_twenty_equal_corpora(three):
@@ -146,3 +112,14 @@ def test_sources_of_two_tokenizers_are_refused(tmp_path, three):
     other = TokenDataset(tmp_path / "other", "train", 5)
     with pytest.raises(UserError, match=r"a \(.*/a\) was written with .* ab, but o \(.*/other\) with cd"):
         MixtureLoader({"a": Source(three["a"], 1), "o": Source(other, 1)}, 4, 0)
+
+
+def test_batches_that_were_left_out_do_not_count(three):
+    loader = MixtureLoader({"a": Source(three["a"], 3), "b": Source(three["b"], 2)}, 4, 0)
+    kept = [step for step in range(20) if not 3 <= step <= 4 and not 8 <= step <= 11 and step != 19]
+    rows = [name for step in kept for name in loader.source_of_rows(step)]
+    left_out = [(3, 4), (8, 11), (19, 30), (40, 50)]
+    assert loader.tokens_seen(20, left_out) == {name: 5 * rows.count(name) for name in "ab"}
+    assert loader.seen(20, left_out)["epochs/b"] == rows.count("b") / 9
+    alone = BatchLoader(three["a"], 4, 0)
+    assert alone.seen(20, left_out) == {"epochs": len(kept) * 4 / 9}

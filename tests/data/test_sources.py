@@ -51,7 +51,7 @@ MISTAKES = [
     ("weight: 0}", "data.train.sources.code.weight = 0", "set it to null"),
     ("weight: -1}", "data.train.sources.code.weight = -1", "greater than 0"),
     ("weigth: 1}", "data.train.sources.code.weigth = 1", "did you mean weight?"),
-    ("split: train}", "data.train.sources.code.weight", "required"),
+    ("split: train}", "data.train.sources.code.weight", "give a weight"),
     ("weight: 1, max_epochs: 1.5}", "data.train.sources.code.max_epochs = 1.5", "valid integer"),
     ("weight: 1, max_tokens: 0}", "data.train.sources.code.max_tokens = 0", "greater than 0"),
     ("weight: 1, packing: bestfit}", "data.train.sources.code.packing = 'bestfit'", "did you mean best_fit?"),
@@ -121,7 +121,7 @@ def test_a_mixture_of_other_proportions_is_another_run(dataset, second, tmp_path
 
 def test_a_mixture_that_repeats_too_much_is_refused_before_the_run(dataset, second, tmp_path):
     capped = mixture(dataset, second, max_epochs=1, max_tokens=96)
-    with pytest.raises(UserError, match=r"b: 576 tokens of the run, 96 in it: 6\.00 epochs, max_epochs=1"):
+    with pytest.raises(UserError, match=r"b: 25\.00% of the run: 576 tokens, 6\.00 epochs \(at most 1\) of the 96"):
         build_run(small_config(dataset, tmp_path, *capped))
     build_run(
         small_config(dataset, tmp_path, *capped, "trainer.max_steps=2", "schedule=constant", "schedule.warmup_steps=1")

@@ -45,7 +45,7 @@ def test_precision_is_that_of_the_products(precision, dtype):
     chosen = choose(precision=precision)
     with chosen.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    assert not chosen.gradient_scaler().is_enabled()
+    assert not chosen.gradient_scaler().enabled
 
 
 def test_the_random_state_comes_back():

@@ -8,8 +8,9 @@ import torch
 from modelzoo.base_config import UserError
 from modelzoo.config_errors import ConfigError
 from modelzoo.convert.adapters import merge_checkpoint
-from modelzoo.launch import build_run, load_model, load_model_config, resume
+from modelzoo.launch import build_run, resume
 from modelzoo.model.lora import is_adapter
+from modelzoo.saved_models import load_model, load_model_config
 from modelzoo.trainer.checkpoint import latest_checkpoint, read_tensors
 from tests.runs import small_config
 from tests.trainer.test_parallel import assert_same_run, split, train

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from modelzoo.base_config import UserError
-from modelzoo.launch import build_run, load_model, resume
+from modelzoo.launch import build_run, resume
+from modelzoo.saved_models import load_model
+from modelzoo.trainer.bad_updates import BadUpdateError
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.run_state import optimizer_tensors, restore
-from modelzoo.trainer.trainer import NonFiniteError
-from tests.runs import small_config
+from tests.runs import small_config, write_masked_dataset
 
 
 def launch(config):
@@ -160,7 +161,7 @@ def test_a_non_finite_gradient_never_reaches_the_weights(dataset, tmp_path):
     before = weights(trainer)
     loss = trainer.model.loss
     trainer.model.loss = lambda **part: (loss(**part)[0] * math.nan, 1)
-    with pytest.raises(NonFiniteError, match="the update was not applied"):
+    with pytest.raises(BadUpdateError, match="the update was not applied"):
         trainer.update()
     assert all(torch.equal(value, weights(trainer)[name]) for name, value in before.items())
 
@@ -191,10 +192,10 @@ def test_clipping_bounds_the_gradient(dataset, tmp_path):
 def test_evaluation_covers_every_token_of_the_split_once(dataset, tmp_path):
     """Uneven last batches change nothing: the loss is the sum over all tokens by their number."""
     trainer = build_run(small_config(dataset, tmp_path))
-    by_size = [trainer.evaluate(batch_size) for batch_size in (1, 3, 7)]
+    by_size = [trainer.evaluate("", batch_size) for batch_size in (1, 3, 7)]
     for metrics in by_size[1:]:
         assert metrics["loss"] == pytest.approx(by_size[0]["loss"], rel=1e-6)
-    data = trainer.validation
+    data = trainer.validation[""]
     assert data.bytes_per_token == data.num_bytes / data.num_tokens
     nats = by_size[0]["loss"] * data.num_tokens
     assert by_size[0]["bits_per_byte"] == pytest.approx(nats / math.log(2) / data.num_bytes)
@@ -245,8 +246,6 @@ def test_continue_from_takes_the_weights_alone(dataset, tmp_path):
     assert trainer.step == 0
     assert all(torch.equal(value, weights(base)[name]) for name, value in weights(trainer).items())
     assert not trainer.optimizer.state
-    with pytest.raises(UserError, match="no checkpoint"):
-        build_run(small_config(dataset, tmp_path, "name=next", f"continue_from={tmp_path}/nothing"))
 
 
 def test_load_model_gives_the_trained_model(dataset, tmp_path):
@@ -295,27 +294,12 @@ def test_tensorboard_and_the_plot_are_written(dataset, tmp_path):
 
 
 def test_a_loss_mask_is_trained_on_and_has_no_bits_per_byte(tmp_path):
-    from data_preprocessing import pipeline
-    from data_preprocessing.config import PreprocessConfig
-    from tests.samples import small_tokenizer
-
-    small_tokenizer().save(tmp_path / "tokenizer.json")
-    lines = [json.dumps({"prompt": f"what is {i}? ", "completion": "the cat " * (1 + i % 5)}) for i in range(80)]
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    settings = {
-        "name": "pairs",
-        "reader": {"kind": "jsonl", "paths": "pairs.jsonl", "text_key": ["prompt", "completion"]},
-        "mode": {"kind": "prompt_completion"},
-        "tokenizer": "tokenizer.json",
-        "output": "pairs",
-        "validation_fraction": 0.3,
-    }
-    output = pipeline.run(PreprocessConfig.model_validate(settings), tmp_path).output
+    output = write_masked_dataset(tmp_path)
     trainer = launch(small_config(output, tmp_path, "trainer.micro_batch_size=2"))
     trainer.train()
     batch = trainer.data.batch(0)
     assert 0 < batch["loss_mask"].sum() < batch["loss_mask"].size
-    metrics = trainer.evaluate(4)
+    metrics = trainer.evaluate("", 4)
     assert set(metrics) == {"loss", "perplexity"}
     assert losses(trainer)[-1] < losses(trainer)[0]
 

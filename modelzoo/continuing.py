@@ -1,0 +1,195 @@
+"""A run that starts from another model's weights: where they lie, whether they fit, whether they still say the same.
+
+Weights alone are taken: the step, the optimizer's state and the order of the data are the new run's. That is another
+thing than resuming, which needs no word in the config.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelzoo.base_config import UserError
+from modelzoo.convert.adapters import holds_adapters, read_weights
+from modelzoo.convert.importing import find_source, import_model
+from modelzoo.data.rows import RowDataset
+from modelzoo.files import write_text
+from modelzoo.model.config import ModelConfig
+from modelzoo.model.gpt import GPT
+from modelzoo.run_config import RunConfig, diff
+from modelzoo.saved_models import load_model, load_model_config, tokenizer_in
+from modelzoo.trainer.accelerator import Accelerator
+from modelzoo.trainer.checkpoint import MANIFEST, StoredTensors, checkpoints_of, find_checkpoint, read_state
+from modelzoo.trainer.evaluation import evaluate_loss, share_of
+from modelzoo.trainer.parallel import Parallel
+from modelzoo.trainer.protocols import Batch
+from modelzoo.trainer.trainer import Trainer
+
+IMPORTED = "base"
+"""The folder of a run that holds a base which came in another format."""
+FILE_BYTES = 5 * 2**30
+RECORD = "base_check.json"
+ROWS_PER_SET, ROWS_AT_ONCE = 16, 4
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
+"""Nats a token between a model and itself, by the precision that the weights are gathered in: in fp32 rounding is 1e-6,
+the least of mistakes (one GELU for the other) 2e-4."""
+
+
+def find_base(source: str, run_dir: Path, parallel: Parallel, on_note: Callable[[str], None]) -> Path:
+    """The checkpoint that `continue_from` means: one of ours, or a Hugging Face folder or hub name, which is
+    imported below `run_dir`, once, with the check of its logits.
+
+    Raises UserError: nothing there, or nothing that can be read.
+    """
+    try:
+        return parallel.from_main(lambda: _find_base(source, run_dir, on_note))
+    except UserError as error:
+        raise UserError(f"continue_from={error}") from None
+
+
+def _find_base(source: str, run_dir: Path, on_note: Callable[[str], None]) -> Path:
+    path = Path(source)
+    if (path / MANIFEST).is_file() or checkpoints_of(path):
+        return find_checkpoint(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{source}: holds neither a checkpoint nor a config.json with weights; give a run's folder, one of its "
+            "checkpoints, or a Hugging Face folder"
+        )
+    imported = run_dir / IMPORTED
+    if not imported.is_dir():
+        folder = find_source(source, on_note)
+        on_note(f"{source} is imported into {imported}, once")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        import_model(folder, imported, name=source, max_file_bytes=FILE_BYTES, on_note=on_note)
+    elif (came_from := read_state(find_checkpoint(imported))["imported"]["from"]) != source:
+        raise UserError(
+            f"{source}: {imported} holds {came_from}, which an earlier start of this run imported; remove it, or "
+            "choose another name for this run"
+        )
+    return imported
+
+
+def start_from(
+    model: GPT,
+    base: Path,
+    config: RunConfig,
+    datasets: Sequence[RowDataset],
+    parallel: Parallel,
+    adapters: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Give the model the base's weights, and beside them the `adapters` of a LoRA run. UserError where its
+    tokenizer is not the data's, or its model not this one."""
+    theirs = tokenizer_in(base)
+    for data in datasets:
+        data.check_against(theirs, model.config.vocab_size)
+    if differences := other_model(load_model_config(base), model.config):
+        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
+        raise UserError(
+            f"continue_from={config.continue_from}: its weights do not fit this model: {lines}; use the values there"
+        )
+    weights: Mapping[str, Tensor] = read_weights(base) if holds_adapters(base) else StoredTensors(base, "model")
+    weights = {**weights, **adapters} if adapters else weights  # read one by one, where there is a choice
+    parallel.load(model, weights, f"continue_from={config.continue_from}")
+
+
+def other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:
+    """The options that make another model of the same weights, or need others. How weights are first drawn and what
+    dropout they train with may change; so may the context of a model without a vector per position, and how many of
+    the rows of the vocabulary are padding."""
+    free = {"init", "dropout"}
+    if ours.position.num_parameters(1, 1) == 0:
+        free.add("max_seq_len")
+    both = [
+        config.model_copy(
+            update={"vocab_size": 1, "ffn_size": config.ffn_width, "padded_vocab_size": config.num_embeddings}
+        )
+        for config in (base, ours)
+    ]
+    return [change for change in diff(*both) if change[0].split(".")[0] not in free]
+
+
+def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
+    """That the run's model, before its first update, has the loss that the base has by itself; in a sentence.
+
+    Both look at the first rows of every validation set (of the training data, where there is none): the base on one
+    device, with the config it was saved with; the run's model with what the run has of ranks, compilation and
+    recomputation. Both in fp32, but that ranks gather weights in the run's precision. Writes `base_check.json`.
+
+    Raises UserError where the losses differ.
+    """
+    parallel = trainer.parallel
+    narrow = config.lora is not None and config.lora.base_dtype == "bf16"  # weights that only autocast can use
+    accelerator = dataclasses.replace(trainer.accelerator, precision="fp32")
+    ours_on = trainer.accelerator if narrow else accelerator
+    sets = {
+        name: list(data.evaluation_batches(ROWS_AT_ONCE, ROWS_PER_SET // ROWS_AT_ONCE))
+        for name, data in trainer.validation.items()
+    } or {"": [trainer.data.batch(0)]}
+    ours = {name: _loss(trainer.model, batches, ours_on, parallel) for name, batches in sets.items()}
+    trainer.model.train()
+    theirs = {}
+    if parallel.is_main:
+        model = load_model(base, str(accelerator.device))
+        theirs = {name: _loss(model, batches, accelerator) for name, batches in sets.items()}
+        del model
+    precision = trainer.accelerator.precision if narrow or parallel.mesh is not None else "fp32"
+    tolerance = TOLERANCE[precision]
+    differ = [name for name, loss in theirs.items() if not abs(ours[name] - loss) <= tolerance]
+    if parallel.any(bool(differ)):
+        if not parallel.is_main:
+            raise UserError(f"continue_from={config.continue_from}: the loss is not the base's own")
+        losses = "; ".join(f"{ours[name]:.6f} instead of {theirs[name]:.6f}{_on(name)}" for name in differ)
+        raise UserError(
+            f"continue_from={config.continue_from}: before the first update the loss is {losses} (nats a token; "
+            f"rounding explains {tolerance:g}), so this is not the model that it starts from. What may differ is "
+            f"{_suspects(config)}"
+        )
+    largest = max((abs(ours[name] - loss) for name, loss in theirs.items()), default=0.0)
+    if parallel.is_main:
+        record = {
+            "base": str(config.continue_from),
+            "base_manifest_sha256": hashlib.sha256((base / MANIFEST).read_bytes()).hexdigest(),
+            "rows_per_set": ROWS_PER_SET,
+            "sets": {name: {"base_loss": loss, "loss": ours[name]} for name, loss in theirs.items()},
+            "tolerance": tolerance,
+        }
+        trainer.run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(trainer.run_dir / RECORD, json.dumps(record, indent=1) + "\n")
+    losses = ", ".join(f"{loss:.4f}{_on(name)}" for name, loss in ours.items())
+    return f"starts from {config.continue_from} with its loss: {losses} (within {largest:.1g} of the base by itself)"
+
+
+def _on(name: str) -> str:
+    return f" on {name}" if name else ""
+
+
+def _suspects(config: RunConfig) -> str:
+    """What stands between the weights and the loss, and how to take it away one by one."""
+    accelerator = config.accelerator
+    found = [f"accelerator.precision={accelerator.precision}"] if accelerator.precision != "fp32" else []
+    found += ["accelerator.compile=true"] if accelerator.compile else []
+    found += [
+        f"accelerator.{name}={getattr(accelerator, name)}"
+        for name in ("replicate", "shard", "tensor")
+        if getattr(accelerator, name) not in (1, "auto")
+    ]
+    found += ["data.isolate_documents=true"] if config.data.isolate_documents else []
+    return ", ".join(found) + ": take them away one by one" if found else "a fault of this program: please report it"
+
+
+def _loss(
+    model: torch.nn.Module, batches: Sequence[Batch], accelerator: Accelerator, parallel: Parallel | None = None
+) -> float:
+    """Nats a token; of a model that ranks share with `parallel`."""
+    mine = batches if parallel is None else [share_of(batch, parallel) for batch in batches]
+    total = evaluate_loss(model, iter(mine), accelerator)
+    assert total is not None  # nothing stops it
+    loss_sum, num_tokens = total if parallel is None else parallel.sum_over_data(total)
+    return loss_sum / max(1, num_tokens)

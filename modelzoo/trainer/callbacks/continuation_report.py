@@ -1,0 +1,71 @@
+"""Writes `report.html` and `report.json` at the end of a run: may the new model replace the old?"""
+
+import json
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from modelzoo.base_config import FromList
+from modelzoo.files import write_text
+from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+
+if TYPE_CHECKING:
+    from modelzoo.trainer.trainer import Trainer
+
+MACHINE = "machine.json"
+
+
+class ReportConfig(CallbackConfig):
+    """Reads what the run wrote (metrics, evaluations, samples), so name it after the callbacks that write them.
+    `modelzoo report` writes the same again at any time."""
+
+    kind: Literal["report"] = "report"
+    new: Annotated[tuple[str, ...], FromList, Field(min_length=1)] | None = None
+    """The evaluation sets that the run is to learn; all others are to be kept. null takes those whose sources give
+    the most training tokens, or at least half as many."""
+
+    def build(self) -> Callback:
+        return ContinuationReport(self)
+
+
+class ContinuationReport(Callback):
+    def __init__(self, config: ReportConfig):
+        self.config = config
+
+    def on_train_start(self, trainer: "Trainer") -> None:
+        write_text(trainer.run_dir / MACHINE, json.dumps(machine(trainer)) + "\n")
+
+    def on_train_end(self, trainer: "Trainer") -> None:
+        from modelzoo.report.continuation import write_report
+
+        if trainer.step == trainer.total_steps and not trainer.evaluation_due:
+            write_report(trainer.run_dir, self.config.new or ())
+
+
+def machine(trainer: "Trainer") -> dict[str, Any]:
+    """What a run's numbers depend on, and its speed above all."""
+    import torch
+
+    device = trainer.accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "ranks": math.prod(trainer.parallel.sizes),
+        "precision": trainer.accelerator.precision,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    """As the system calls it; Linux keeps the name in a file."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

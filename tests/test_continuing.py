@@ -1,0 +1,103 @@
+"""Starting from another model: its weights, and its loss before the first update."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from modelzoo import continuing
+from modelzoo.base_config import UserError
+from modelzoo.cli import export_hf
+from modelzoo.continuing import IMPORTED, RECORD
+from modelzoo.launch import build_run
+from modelzoo.trainer.parallel import Parallel
+from tests.runs import small_config
+
+
+@pytest.fixture(scope="module")
+def base(dataset, tmp_path_factory):
+    """A run of a few steps, whose weights are not those that any seed draws."""
+    config = small_config(dataset, tmp_path_factory.mktemp("base"), "trainer.max_steps=4", "schedule.warmup_steps=0")
+    trainer = build_run(config)
+    trainer.train()
+    return trainer.run_dir
+
+
+def record_of(trainer):
+    return json.loads((trainer.run_dir / RECORD).read_text())
+
+
+def test_the_loss_before_the_first_update_is_the_bases_own(dataset, base, tmp_path):
+    trainer = build_run(small_config(dataset, tmp_path, f"continue_from={base}", "model.dropout=0.1"))
+    losses = record_of(trainer)["sets"][""]
+    assert losses["loss"] == pytest.approx(losses["base_loss"], abs=1e-6)
+    assert f"starts from {base} with its loss" in trainer.accelerator.notes[-1]
+    assert trainer.model.training
+    metrics = trainer.evaluate("", 4, continuing.ROWS_PER_SET // 4)
+    assert metrics["loss"] == pytest.approx(losses["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("change", [1.001, 0.0])
+def test_another_loss_stops_the_run(dataset, base, tmp_path, monkeypatch, change):
+    """A weight that came over wrong: a thousandth of one matrix is enough."""
+    fill = Parallel.fill
+
+    def wrong(self, model, value):
+        fill(self, model, lambda name: value(name) * (change if name == "lm_head.weight" else 1.0))
+
+    monkeypatch.setattr(Parallel, "fill", wrong)
+    with pytest.raises(UserError, match=r"before the first update the loss is \d\.\d+ instead of \d\.\d+"):
+        build_run(small_config(dataset, tmp_path, f"continue_from={base}"))
+
+
+def test_what_may_differ_is_named(dataset, base, tmp_path):
+    config = small_config(
+        dataset, tmp_path, f"continue_from={base}", "accelerator.precision=bf16", "data.isolate_documents=true"
+    )
+    assert continuing._suspects(config).startswith("accelerator.precision=bf16, data.isolate_documents=true")
+    build_run(config)  # and neither is a mistake
+
+
+def test_a_hugging_face_folder_starts_a_run_once_imported(dataset, base, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    export_hf.run(base, tmp_path / "hf")
+    config = small_config(dataset, tmp_path, f"continue_from={tmp_path / 'hf'}")
+    trainer = build_run(config)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    loss_sum = num_tokens = 0.0
+    for batch in trainer.validation[""].evaluation_batches(4, continuing.ROWS_PER_SET // 4):
+        ids, labels, mask = (torch.from_numpy(batch[key]) for key in ("input_ids", "labels", "loss_mask"))
+        with torch.no_grad():
+            logits = theirs(ids.long()).logits
+        losses = F.cross_entropy(logits.flatten(0, 1).double(), labels.long().flatten(), reduction="none")
+        loss_sum += float((losses * mask.flatten()).sum())
+        num_tokens += int(mask.sum())
+    assert record_of(trainer)["sets"][""]["loss"] == pytest.approx(loss_sum / num_tokens, abs=1e-5)
+    imported = trainer.run_dir / IMPORTED
+    assert json.loads((imported / "state.json").read_text())["imported"]["logit_check"]["result"] == "equal"
+    written = (imported / "model.safetensors").stat().st_mtime_ns
+    build_run(config)
+    assert (imported / "model.safetensors").stat().st_mtime_ns == written
+    export_hf.run(base, tmp_path / "hf2")
+    with pytest.raises(UserError, match="which an earlier start of this run imported"):
+        build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / 'hf2'}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.position.style=half"], "model.position.style is interleaved there and half here"),
+        (["model.vocab_size=280"], "model.num_embeddings|padded_vocab_size"),
+    ],
+)
+def test_another_model_is_refused_by_name(dataset, base, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        build_run(small_config(dataset, tmp_path, f"continue_from={base}", *overrides))
+
+
+def test_a_folder_without_a_model_is_refused(dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in (("empty", "holds neither a checkpoint nor a config.json"), ("nothing", "no such directory")):
+        with pytest.raises(UserError, match=f"continue_from=.*{message}"):
+            build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / path}"))
