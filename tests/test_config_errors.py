@@ -74,7 +74,7 @@ MISTAKES = [
     ("trainer:\n  micro_batch_size: 5\n", "mine.yaml:6: trainer.micro_batch_size = 5", "the nearest is 4"),
     ("trainer:\n  global_batch_size: -16\n", "mine.yaml:6: trainer.global_batch_size = -16", "greater than 0"),
     ("callbacks:\n  evaluate: {every_step: 5}\n", "mine.yaml:6: callbacks.evaluate.every_step", "mean every_steps?"),
-    ("callbacks:\n  mine: {kind: wandb}\n", "mine.yaml:6: callbacks.mine.kind = 'wandb'", "must be one of checkpoint"),
+    ("callbacks:\n  mine: {kind: comet}\n", "mine.yaml:6: callbacks.mine.kind = 'comet'", "must be one of checkpoint"),
     ("accelerator:\n  precision: bf61\n", "mine.yaml:6: accelerator.precision = 'bf61'", "did you mean bf16?"),
     ("accelerator:\n  device: gpu\n", "mine.yaml:6: accelerator.device = 'gpu'", "must be one of auto, cpu, cuda"),
     ("model:\n  _target_: os.system\n", "mine.yaml:6: model._target_ = 'os.system'", "unknown key"),
