@@ -30,8 +30,9 @@ class OptimizerConfig(Config):
     no_weight_decay: Patterns = ()
     """Patterns of further parameters without weight decay."""
     frozen: Patterns = ()
-    """Patterns of parameters that stay as they are: no gradient, no optimizer state. Where the embedding is the head
-    too (model.tie_embeddings), `embedding` freezes both."""
+    """Patterns of parameters, or of modules that hold them, that stay as they are: no gradient, no optimizer state.
+    E.g. `[embedding, "blocks.[0-3]", "blocks.*.norm_?"]`; `*` spans dots, and a pattern that matches nothing is an
+    error. Where the embedding is the head too (model.tie_embeddings), `embedding` freezes both."""
     layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Each layer learns at this fraction of the next one's rate: the head at 1, the last block at d, the first of L at
     d^L, the embeddings at d^(L + 1) (Clark et al. 2020, arXiv:2003.10555; Howard and Ruder 2018)."""
