@@ -31,7 +31,7 @@ STYLE = (
     + """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--back); color: var(--text);
+body { margin: 0; overflow-wrap: anywhere; background: var(--back); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif; }
 main, footer { max-width: 70rem; margin: 0 auto; padding: 0 1.5rem; }
 main { padding-top: 2.5rem; }
@@ -76,7 +76,7 @@ tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-size: .85rem; font-weight: 500; color: var(--dim); vertical-align: bottom; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 .cards tbody th { min-width: 11rem; } tbody th small { display: block; font-weight: 400; }
-.number { text-align: right; white-space: nowrap; } td { overflow-wrap: anywhere; } .wide { width: 26%; }
+.number { text-align: right; white-space: nowrap; } .wide { width: 26%; }
 td small { display: block; }
 .scroll { overflow: auto; max-height: 22rem; }
 .data { width: auto; font-size: .85rem; } .data th, .data td { padding: .2rem 1.2rem .2rem 0; text-align: right;

@@ -22,7 +22,9 @@ def test_the_summary_fits_a_terminal(tmp_path):
     assert max(map(len, lines[:-1])) <= 80
     assert lines[-1] == str(tmp_path / "report.html")
     (row,) = [line.split() for line in lines if line.startswith("newswire")]
-    assert row[:4] == ["newswire", "new", "1.2815", "1.1243"]
+    (domain,) = [d for d in json.loads((tmp_path / "report.json").read_text())["domains"] if d["name"] == "newswire"]
+    assert row[:4] == ["newswire", "new", f"{domain['before']:.4f}", f"{domain['after']:.4f}"]
+    assert row[-1] == domain["verdict"] == "better"
     assert "callback `samples` writes them" in result.stdout.replace("\n", " ")
     assert (tmp_path / "report.html").stat().st_size < 500_000
     assert not list(tmp_path.glob("*.partial"))

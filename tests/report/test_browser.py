@@ -7,7 +7,7 @@ from tests.browser import BINARY, Browser
 from tests.report.runs import CONFIG, evaluations, write_run
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no chromium or chrome on the path")
-LONG = "a-very-long-name-of-a-domain-without-a-place-to-break-it"
+LONG = "a_very_long_name_of_a_domain_without_a_place_to_break_it"
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def test_values_show_under_the_pointer(browser, report):
     browser.open(report, 1280)
     x, y = browser.value("""(() => { const plot = document.querySelectorAll(".plot")[1];
         plot.scrollIntoView({block: "center"}); const box = plot.getBoundingClientRect();
-        return [box.left + 0.51 * box.width, box.top + 20]; })()""")
+        return [box.left + 0.31 * box.width, box.top + 20]; })()""")
     browser.point(x, y)
     shown = browser.value("document.querySelectorAll('.tip')[1].textContent").replace("\u202f", " ")
-    assert shown.startswith("3.28 M tokens")  # step 200 of 400
+    assert shown.startswith("1.97 M tokens")  # step 120 of 400
     assert "prose+0.3" in shown
     assert "code" in shown
     assert browser.value("document.querySelectorAll('.cursor')[1].querySelectorAll('circle').length") == 2
