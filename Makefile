@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/modelzoo demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-all: $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest -m ""

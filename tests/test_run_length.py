@@ -56,7 +56,7 @@ def test_what_the_data_is_needed_for_waits_for_it(tmp_path):
 
 def test_a_schedule_that_does_not_fit_is_refused_when_the_length_is_known(dataset, tmp_path):
     config = small_config(dataset, tmp_path, *EPOCHS, "trainer.max_epochs=1", "schedule.warmup_steps=500")
-    with pytest.raises(UserError, match=r"schedule\.warmup_steps: the warm-up takes 500 steps .* \(1 epochs of the"):
+    with pytest.raises(UserError, match=r"schedule\.warmup_steps: the warm-up takes 500 of \d+ .* \(1 epochs of the"):
         build_run(config)
 
 
@@ -86,7 +86,7 @@ def test_what_a_lora_run_needs_is_counted(dataset, tmp_path):
     )
     facts = run_facts(config)
     trained = 2 * 2 * ((96 + 32) + (32 + 32) + 2 * (32 + 128))  # rank × layers × (O + I)
-    assert facts["trained_parameters"] == trained
+    assert facts["parameters_trained"] == trained
     assert facts["bytes"]["optimizer"] == 8 * trained
     matrices = 2 * 12 * 32 * 32 + 275 * 32
     assert facts["bytes"]["weights"] == base["bytes"]["weights"] - 2 * matrices + 4 * trained

@@ -34,6 +34,8 @@ def supervise(arguments: Sequence[str], restarts: int, run_dir: Path) -> int:
     try:
         while not asked:
             process = start(arguments, {})
+            if asked:  # it came while there was no process to pass it on to
+                process.send_signal(asked[-1])
             code = process.wait()
             if code in (DONE, USERS_FAULT, STOPPED):
                 return code

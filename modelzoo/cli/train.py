@@ -108,9 +108,10 @@ def _train(
     import torch
 
     from modelzoo.files import write_text
-    from modelzoo.launch import resume
+    from modelzoo.launch import copies_of, resume
     from modelzoo.run_config import dump_yaml
     from modelzoo.trainer.bad_updates import TrainingError
+    from modelzoo.trainer.remote_copy import require_copied
 
     checkpoint, notes = resume(trainer, config)
     for note in [*config.notes(), *trainer.accelerator.notes, *trainer.data.notes, *notes]:
@@ -147,6 +148,8 @@ def _train(
             return None
     else:
         say(f"already complete: {checkpoint}")
+        if trainer.parallel.is_main and checkpoint is not None:
+            require_copied(checkpoint, copies_of(config))
     if trainer.ended_early is not None:
         say(f"ended early, after step {trainer.step:,} of {trainer.total_steps:,}: {trainer.ended_early}")
     numbers = _last_numbers(config)

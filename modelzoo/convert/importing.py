@@ -108,12 +108,8 @@ def import_model(
     """
     require_new(out)
     their_config = read_json(source / "config.json")
-    try:
-        family = hf.family_of(their_config)
-        fields = family.config_from_hf(their_config)
-        config = family.validated(fields)
-    except UserError as error:
-        raise UserError(f"{source / 'config.json'}: {error}") from None
+    config = config_of(source)
+    family = hf.family_of(their_config)
     text, loaded = _tokenizer(source, tokenizer)
     if loaded is None:
         on_note(f"{source}: holds no tokenizer, and text needs one; --tokenizer PATH gives it")
@@ -152,6 +148,16 @@ def import_model(
     return {"checkpoint": str(out), **imported}
 
 
+def config_of(source: Path) -> ModelConfig:
+    """What the model of a Hugging Face folder is; rows that are padding count as ids. UserError: none that we have."""
+    their_config = read_json(source / "config.json")
+    try:
+        family = hf.family_of(their_config)
+        return family.validated(family.config_from_hf(their_config))
+    except UserError as error:
+        raise UserError(f"{source / 'config.json'}: {error}") from None
+
+
 def model_yaml(config: ModelConfig) -> str:
     """The config.yaml of a checkpoint that holds a model and no run."""
     section = yaml.safe_dump({"model": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
@@ -160,7 +166,7 @@ def model_yaml(config: ModelConfig) -> str:
 
 def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer | None]:
     """The text of a tokenizer.json, as it stands where there is one, and what it is."""
-    if given is None and not _has_tokenizer(source):
+    if given is None and not has_tokenizer(source):
         return None, None
     file = tokenizer_files.find(source if given is None else given)
     loaded = Tokenizer.load(file, backend="tokenizers")
@@ -168,7 +174,8 @@ def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer |
     return (file.read_text(encoding="utf-8") if is_whole and given is None else tokenizer_files.read(file)), loaded
 
 
-def _has_tokenizer(source: Path) -> bool:
+def has_tokenizer(source: Path) -> bool:
+    """Whether a folder of Hugging Face's has one that can be read."""
     names = ["tokenizer.json", *(vocabulary for vocabulary, _ in tokenizer_files.PAIRS)]
     return any((source / name).is_file() for name in names)
 
@@ -181,7 +188,7 @@ def _check_given(given: Tokenizer, their_config: dict[str, Any], source: Path, o
     transformers' defaults are often left as they are.)
     """
     remedy = "it is another model's; import with the model's own, and change that: modelzoo vocab"
-    if _has_tokenizer(source):
+    if has_tokenizer(source):
         try:
             own = Tokenizer.load(source, backend="tokenizers")
         except UserError as error:

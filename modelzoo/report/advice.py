@@ -129,7 +129,7 @@ def _rise_at_the_start(seen: Seen) -> Iterator[Step]:
             continue
         end, last = changes[-1]
         tokens, top = max(changes, key=lambda entry: entry[1])
-        if tokens <= 0.4 * end and top > last + STEADY:
+        if 0 < tokens <= 0.4 * end and top > last + STEADY and top > STEADY:
             yield Step(
                 "Spread the re-warming over more tokens, or do without it: a constant rate with a cooldown.",
                 f"{domain.name} was {percent(top).lstrip('+')} worse after {count(tokens)} tokens and recovered to "

@@ -123,7 +123,8 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
     continued = files.setting("continue_from") is not None
     training = {key: thinned(files.series(key)) for key in CURVES}
     samples = _samples(files)
-    complete = files.total_steps is None or files.step >= files.total_steps
+    ended_early = files.machine.get("ended_early") is not None
+    complete = files.total_steps is None or files.step >= files.total_steps or ended_early
     seen = Seen(
         domains, {s.name: s.epochs for s in sources if s.epochs is not None}, files.series("lr"), continued, complete
     )

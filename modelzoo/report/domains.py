@@ -15,7 +15,7 @@ TOLERANCE = 0.01
 """An old domain whose loss rises by no more than this part counts as kept."""
 BITS, NATS = "bits per byte", "nats per token"
 Role = Literal["new", "old"]
-Verdict = Literal["better", "no change shown", "worse", "not measured"]
+Verdict = Literal["better", "no change shown", "worse", "no interval", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ class Domain:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval shows; without one, no change is shown."""
+        """What the interval shows."""
         if self.change is None:
             return "not measured"
-        low, high = self.interval or (-math.inf, math.inf)
+        if self.interval is None:
+            return "no interval"
+        low, high = self.interval
         return "better" if high < 0 else "worse" if low > 0 else "no change shown"
 
     @property
@@ -112,8 +114,8 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
 
     What `evaluations.jsonl` has of a set is taken from there, with intervals; else the numbers of `metrics.jsonl`.
     """
-    shares = _training_shares(files)
-    most = max(shares.values(), default=0.0)
+    shares, replayed = _training_shares(files), _replayed(files)
+    most = max((share for name, share in shares.items() if name not in replayed), default=0.0)
     blocks: dict[str, dict[int, Mapping[str, Any]]] = {}
     for line in files.evaluations:
         if is_number(line.get("step")) and line.get("loss_sums") and _fits(line):
@@ -122,7 +124,8 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
     domains = []
     for key in dict.fromkeys([*recorded, *blocks]):
         share = _share_of(key, files, shares)
-        role: Role = "new" if (_shown(key) in new if new else share > 0 and share >= most / 2) else "old"
+        learned = _share_of(key, files, {name: share for name, share in shares.items() if name not in replayed})
+        role: Role = "new" if (_shown(key) in new if new else 0 < most / 2 <= learned) else "old"
         if key in blocks:
             domains.append(_from_blocks(key, role, share, blocks[key], files))
         else:
@@ -194,6 +197,14 @@ def _recorded(files: RunFiles) -> dict[str, tuple[str, tuple[Point, ...]]]:
                 )
                 found.setdefault(key.partition("/")[2], (unit, points))
     return found
+
+
+def _replayed(files: RunFiles) -> set[str]:
+    """The sources of a mixture that are given a share of all tokens beside others that divide the rest: what a run
+    replays of the old."""
+    sources = files.setting("data", "train", "sources", default={})
+    named = {name for name, own in sources.items() if isinstance(own, Mapping) and own.get("share") is not None}
+    return named if len(named) < sum(own is not None for own in sources.values()) else set()
 
 
 def _training_shares(files: RunFiles) -> dict[str, float]:

@@ -101,7 +101,7 @@ class UpdateGuard:
             state = UpdateGuard(self.config).state()
         before = merged([*_ranges(state["configured"]), *_ranges(state["found"])])
         skipped = merged([*self.configured, *_ranges(state["found"])])
-        past = UpdateGuard(self.config, before).batch_number(step)
+        past = UpdateGuard(self.config, before).batch_number(step - 1) + 1 if step else 0
         changed = first_difference(before, skipped)
         if changed is not None and changed < past:
             was = "left out" if any(first <= changed <= last for first, last in before) else "trained on"

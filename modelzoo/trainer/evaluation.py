@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,36 +32,38 @@ def share_of(batch: Batch, parallel: Parallel) -> Batch:
 
 @torch.no_grad()
 def evaluate_loss(
-    model: nn.Module,
-    batches: Iterator[Batch],
-    accelerator: Accelerator,
-    stop: Callable[[], bool] = lambda: False,
-    on_batch: Callable[[int], None] = lambda tokens: None,
-) -> tuple[float, int] | None:
-    """Sum of nats over all unmasked tokens, and their number. Leaves the model in evaluation mode.
+    model: nn.Module, batches: Iterator[Batch], accelerator: Accelerator, stop: Callable[[], bool] = lambda: False
+) -> tuple[list[float], list[int]] | None:
+    """For each batch the sum of nats over its unmasked tokens, and their number. Leaves the model in evaluation mode.
 
-    None where `stop()` became true; `on_batch` hears how many tokens each batch held.
+    None where `stop()` became true.
     """
     model.eval()
-    loss_sum, num_tokens = 0.0, 0
+    loss_sums, num_tokens = list[float](), list[int]()
     for batch in batches:
         if stop():
             return None
         with accelerator.autocast():
-            part_sum, part_tokens = model.loss(**batch_to_device(batch, accelerator.device))  # type: ignore[operator]
-        loss_sum += part_sum.item()
-        num_tokens += int(part_tokens)
-        on_batch(int(part_tokens))
-    return loss_sum, num_tokens
+            loss_sum, tokens = model.loss(**batch_to_device(batch, accelerator.device))  # type: ignore[operator]
+        loss_sums.append(loss_sum.item())
+        num_tokens.append(int(tokens))
+    return loss_sums, num_tokens
 
 
-def loss_metrics(loss_sum: float, num_tokens: int, bytes_per_token: float | None) -> dict[str, float]:
-    """Loss in nats a token, perplexity, and bits per byte of UTF-8 text (independent of the vocabulary).
+class Evaluation(NamedTuple):
+    """What an evaluation found, over all ranks, for each batch."""
 
-    No bits per byte where `bytes_per_token` is None: the loss is then that of a part of the text.
-    """
-    loss = loss_sum / max(1, num_tokens)
-    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-    if bytes_per_token is not None:
-        metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
-    return metrics
+    loss_sums: list[float]
+    """Nats."""
+    num_tokens: list[int]
+    """Unmasked ones."""
+    bytes_per_token: float | None
+    """Of UTF-8 text; None where the loss is that of a part of the text."""
+
+    def metrics(self) -> dict[str, float]:
+        """Loss in nats a token, perplexity, and bits per byte of text (independent of the vocabulary), where known."""
+        loss = sum(self.loss_sums) / max(1, sum(self.num_tokens))
+        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        if self.bytes_per_token is not None:
+            metrics["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+        return metrics

@@ -108,6 +108,19 @@ def _listed(manifest: bytes) -> list[str]:
     return [name for name in files if Path(name).name == name]
 
 
+def require_copied(folder: Path, copies: RemoteCopy | None) -> None:
+    """Raises UserError where a finished run's checkpoint is not where it is to be copied to."""
+    if copies is None:
+        return
+    why = ""
+    try:
+        if copies.holds(folder):
+            return
+    except Exception as error:  # of whatever library is behind the protocol
+        why = f" ({described(error)})"
+    raise UserError(f"{folder}: is not copied to {copies.url}{why}; mend that and start the same command again")
+
+
 def newest_checkpoint(run_dir: Path, copies: RemoteCopy | None) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, here or among the copies, of which it is then fetched; and warnings.
 
@@ -130,5 +143,5 @@ def newest_checkpoint(run_dir: Path, copies: RemoteCopy | None) -> tuple[Path | 
             if not copies.holds(folder):
                 copies.copy(folder)
         except Exception as error:  # of whatever library is behind the protocol; the run goes on
-            notes.append(f"{folder} is not copied to {copies.url}: {described(error)}")
+            notes.append(f"{folder} is not copied to {copies.url}: {described(error)}; the next save tries again")
     return folder, notes

@@ -74,7 +74,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Optimizer state by parameter name: `<state>/<parameter>`, e.g. `exp_avg/lm_head.weight`."""
     for name, parameter in _named_optimized(optimizer):
-        for key, value in optimizer.state[parameter].items():
+        for key, value in sorted(optimizer.state[parameter].items()):  # as loaded, and as made anew
             yield f"{key}/{name}", value
 
 

@@ -18,7 +18,7 @@ from modelzoo.trainer.bad_updates import BadUpdateError, UpdateGuard
 from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
-from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss, loss_metrics, share_of
+from modelzoo.trainer.evaluation import Evaluation, batch_to_device, evaluate_loss, share_of
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
 from modelzoo.trainer.recovery import recover
@@ -78,6 +78,7 @@ class Trainer:
 
     def train(self) -> bool:
         """Run to the end. False where SIGINT, SIGTERM or SIGUSR1 stopped the run after a whole step."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
         self.model.train()
         self.clock.start()
         try:
@@ -176,18 +177,18 @@ class Trainer:
             numbers |= {"loss_scale": self.scaler.value, "overflows": self.scaler.num_overflows}
         return numbers
 
-    def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> dict[str, float] | None:
-        """Loss (nats a token), perplexity and bits per byte on a validation set; None if a stop came."""
+    def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> Evaluation | None:
+        """The loss on a validation set, batch by batch; None if a stop came."""
         data = self.validation[of_set]
         batches = data.evaluation_batches(batch_size, max_batches)
         mine = (share_of(batch, self.parallel) for batch in batches)
-        total = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
+        found = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
         self.model.train()
         self.parallel.forget_gathered(self.model)
-        if total is None:
+        if found is None:
             return None
-        loss_sum, num_tokens = self.parallel.sum_over_data(total)
-        return loss_metrics(loss_sum, round(num_tokens), data.bytes_per_token)
+        loss_sums, num_tokens = (self.parallel.sum_over_data(own) for own in found)
+        return Evaluation(loss_sums, [round(number) for number in num_tokens], data.bytes_per_token)
 
     # ------------------------------------------------------------------ numbers
 
@@ -243,8 +244,9 @@ class Trainer:
 
     def _stop_came(self) -> bool:
         """Whether a signal has come to any of the ranks: all find out at the same place."""
-        self.stop_signal = self.parallel.any(self.stop_signal or 0) or None
-        return self.stop_signal is not None
+        if came := self.parallel.any(self.stop_signal or 0):  # a signal that comes meanwhile is for the next time
+            self.stop_signal = came
+        return bool(came)
 
     def _request_stop(self, number: int) -> None:
         self.stop_signal = number

@@ -131,7 +131,7 @@ def test_metrics_alone_give_a_report_without_intervals(tmp_path):
     assert (domain["name"], domain["role"], domain["unit"]) == ("newswire", "new", "bits per byte")
     assert (domain["before"], domain["after"], domain["interval"]) == (1.2, 1.05, None)
     assert domain["change"] == pytest.approx(-0.125)
-    assert domain["verdict"] == "no change shown"
+    assert domain["verdict"] == "no interval"
     assert any("No interval for newswire" in sentence for sentence in found["missing"])
 
 

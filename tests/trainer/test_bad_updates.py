@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from modelzoo.base_config import UserError
 from modelzoo.config_errors import ConfigError
 from modelzoo.launch import build_run
 from modelzoo.trainer.bad_updates import BadUpdateError, TrainingError, UpdateGuard, first_difference, merged
+from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of
 from modelzoo.trainer.config import BadUpdatesConfig, SpikesConfig
@@ -76,11 +78,14 @@ def test_skipped_batches_can_be_skipped_again_bit_for_bit(dataset, tmp_path):
 def test_a_rollback_takes_the_steps_since_the_checkpoint_again(dataset, tmp_path, rollback_batches, bad, skipped):
     policy = ["trainer.bad_updates.policy=rollback", f"trainer.bad_updates.rollback_batches={rollback_batches}"]
     policy += ["+callbacks.tensorboard={kind: tensorboard}", "trainer.max_steps=14"]
+    policy += ["+callbacks.ema={kind: ema, decay: 0.5}"]
     run = trained(dataset, tmp_path / "bad", *policy, bad=bad, in_gradient=True, factor=math.inf)
     assert [record["skipped_batches"] for record in events(run)] == skipped
     assert {record["event"] for record in events(run)} == {"rollback"}
     told = trained(dataset, tmp_path / "told", f"trainer.skip_batches={skipped}".replace(" ", ""), *policy)
     assert_same_run(run, told)
+    averages = told.callbacks["ema"].tensors()
+    assert all(torch.equal(value, averages[name]) for name, value in run.callbacks["ema"].tensors().items())
     steps = [r["step"] for r in read_metrics(run.run_dir / "metrics.jsonl") if "loss" in r]
     assert steps == list(range(1, 15))
     assert [r for r in read_metrics(run.run_dir / "metrics.jsonl") if "validation_loss" in r] == [
@@ -110,6 +115,22 @@ def test_a_rollback_that_is_cut_short_is_made_again(dataset, tmp_path):
     assert last.train()
     assert_same_run(last, whole)
     assert events(last) == events(whole)
+
+
+def test_a_stop_right_after_a_batch_was_left_out_keeps_its_record(dataset, tmp_path):
+    class StopOnBad(Callback):
+        def on_bad_update(self, trainer, record):
+            signal.raise_signal(signal.SIGTERM)
+
+    config = small_config(dataset, tmp_path, *DROPOUT, "trainer.bad_updates.policy=skip")
+    trainer = launch(config)
+    plant(trainer, (6,))
+    trainer.callbacks["stop"] = StopOnBad()
+    assert not trainer.train()
+    again = launch(config)
+    assert again.guard.found == ((6, 6),)
+    assert again.train()
+    assert [record["skipped_batches"] for record in events(again)] == [[6, 6]]
 
 
 def test_without_a_checkpoint_a_rollback_passes_the_batch_over(dataset, tmp_path):

@@ -36,7 +36,7 @@ SHIPPED = {
     if config is not None
 }
 """Every kind, as some shipped YAML has it, at steps that a small run reaches."""
-NEEDS = {"early_stop": ("evaluate",)}
+NEEDS = {"early_stop": ("evaluate",), "report": ("metrics", "evaluate")}
 DROPOUT = ["model.dropout=0.2", "trainer.micro_batch_size=4"]
 
 
@@ -169,7 +169,7 @@ def names(*sets, weights=""):
 def test_each_set_has_numbers_of_its_own(dataset, tmp_path, two_sets):
     config = small_config(dataset, tmp_path, *two_sets, "callbacks.evaluate.at_start=true")
     trainer = launch(config)
-    at_first = {name: trainer.evaluate(name, 16)["loss"] for name in ("a", "b")}
+    at_first = {name: trainer.evaluate(name, 16).metrics()["loss"] for name in ("a", "b")}
     assert at_first["a"] != at_first["b"]
     assert trainer.train()
     records = [record for record in trainer.callbacks["recorder"].records if "validation_loss/a" in record]
@@ -179,7 +179,7 @@ def test_each_set_has_numbers_of_its_own(dataset, tmp_path, two_sets):
         assert set(record) == {"step", "tokens"} | names("a", "b")
     for name in ("a", "b"):
         numbers = evaluate(trainer.run_dir, of_set=name, device="cpu")
-        assert numbers["loss"] == pytest.approx(trainer.evaluate(name, 16)["loss"], rel=1e-6)
+        assert numbers["loss"] == pytest.approx(trainer.evaluate(name, 16).metrics()["loss"], rel=1e-6)
         assert numbers["loss"] == pytest.approx(records[-1][f"validation_loss/{name}"], rel=1e-6)
     with pytest.raises(UserError, match=r"has the validation sets a, b; name one of them: --set NAME"):
         evaluate(trainer.run_dir, device="cpu")
@@ -471,7 +471,7 @@ def test_a_run_that_learns_nothing_more_ends_and_says_how_to_go_on(dataset, tmp_
     numbers = train("gptj_tiny", overrides)
     assert numbers["step"] == 6
     said = capsys.readouterr().err
-    assert "ended early, after step 6 of 12: validation_loss has not fallen below" in said
+    assert "ended early, after step 6 of 12: validation_loss has not fallen by" in said
     assert "(of step 2) in 2 evaluations; to go on, use callbacks.early_stop.patience=4, or ~callbacks" in said
     run_dir = tmp_path / "gptj_tiny"
     assert latest_checkpoint(run_dir)[0].name == "step_00000006"

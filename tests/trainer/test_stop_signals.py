@@ -11,6 +11,21 @@ from tests.runs import small_config
 from tests.trainer.test_trainer import launch
 
 
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(dataset, tmp_path, monkeypatch):
+    trainer = launch(small_config(dataset, tmp_path))
+    agree = trainer.parallel.any
+
+    def late(flag):
+        agreed = agree(flag)
+        if trainer.step == 3:
+            trainer.stop_signal = signal.SIGTERM  # as the handler does, while this rank waits for the others
+        return agreed
+
+    monkeypatch.setattr(trainer.parallel, "any", late)
+    assert not trainer.train()
+    assert trainer.step in (3, 4)
+
+
 def test_a_signal_during_a_save_waits_for_it(dataset, tmp_path, monkeypatch):
     trainer = launch(small_config(dataset, tmp_path))
     write_manifest = checkpoint_writer.write_manifest

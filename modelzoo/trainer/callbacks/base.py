@@ -18,7 +18,8 @@ class Callback:
     """Called on all ranks, because what it does takes all of them; an observer is called on the main rank alone."""
     turn = 2
     """At each hook the callbacks of a lower number come first, those of one number in the order of the YAML.
-    0: makes what others look at. 1: publishes what others wait for. 3: saves what the others know."""
+    0: makes what others look at. 1: publishes what others wait for. 3: saves what the others know.
+    4: sums up what they wrote."""
     due = False
     """A stop cut short what this step asks for: a resumed run does it first. The same on every rank."""
     clock_part = "other"

@@ -3,12 +3,13 @@
 import json
 import math
 import platform
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelzoo.base_config import FromList
+from modelzoo.base_config import FromList, Problem
 from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 
@@ -27,11 +28,24 @@ class ReportConfig(CallbackConfig):
     """The evaluation sets that the run is to learn; all others are to be kept. null takes those whose sources give
     the most training tokens, or at least half as many."""
 
+    def problems_in_run(
+        self, name: str, callbacks: Mapping[str, CallbackConfig], sets: Sequence[str]
+    ) -> Iterator[Problem]:
+        kinds = {getattr(callback, "kind", None) for callback in callbacks.values()}
+        for kind in ("metrics", "evaluate"):
+            if kind not in kinds:
+                yield Problem((), f"needs a callback of the kind {kind}, and there is none; add it, or drop this one")
+        named = [of_set or "validation" for of_set in sets]
+        for missing in [of_set for of_set in self.new or () if of_set not in named]:
+            yield Problem(("new",), f"there is no validation set {missing}; there are: {', '.join(named) or 'none'}")
+
     def build(self) -> Callback:
         return ContinuationReport(self)
 
 
 class ContinuationReport(Callback):
+    turn = 4  # when all others have written what it reads
+
     def __init__(self, config: ReportConfig):
         self.config = config
 
@@ -41,7 +55,10 @@ class ContinuationReport(Callback):
     def on_train_end(self, trainer: "Trainer") -> None:
         from modelzoo.report.continuation import write_report
 
-        if trainer.step == trainer.total_steps and not trainer.evaluation_due:
+        if trainer.ended_early is not None:  # which no other file says
+            ended = machine(trainer) | {"ended_early": trainer.ended_early}
+            write_text(trainer.run_dir / MACHINE, json.dumps(ended) + "\n")
+        if trainer.is_complete and not trainer.evaluation_due:
             write_report(trainer.run_dir, self.config.new or ())
 
 

@@ -77,7 +77,10 @@ class EarlyStop(Callback):
         if self.without_better < self.config.patience:
             return None
         name = next(name for name, callback in trainer.callbacks.items() if callback is self)
-        best = "been a number" if self.best is None else f"fallen below {self.best:.4f} (of step {self.best_step:,})"
+        best = "been a number"
+        if self.best is not None:
+            by = f" by {self.config.min_delta:g}" if self.config.min_delta else ""
+            best = f"fallen{by} below {self.best:.4f} (of step {self.best_step:,})"
         return (
             f"{self.config.metric} has not {best} in {self.without_better} evaluations; to go on, use "
             f"callbacks.{name}.patience={self.without_better + self.config.patience}, or ~callbacks.{name}"

@@ -53,6 +53,7 @@ class Ema(Callback):
         self._saved: Mapping[str, Tensor] = {}
 
     def on_train_start(self, trainer: "Trainer") -> None:
+        """Begin with what a checkpoint had, or with the weights."""
         from modelzoo.trainer.parallel import part_of
 
         for name, parameter in trainer.model.named_parameters():
@@ -60,6 +61,9 @@ class Ema(Callback):
             value = parameter.detach().clone() if whole is None else part_of(whole, parameter)
             self.average[name] = value.float()
         self._saved = {}
+
+    def on_rollback(self, trainer: "Trainer") -> None:
+        self.on_train_start(trainer)
 
     def on_step_end(self, trainer: "Trainer") -> None:
         import torch

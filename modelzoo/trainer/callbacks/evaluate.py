@@ -10,13 +10,17 @@ from pydantic import Field
 from modelzoo.base_config import FromList, Problem
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 from modelzoo.trainer.callbacks.ema import Ema, EmaConfig
+from modelzoo.trainer.json_lines import append_lines, keep_lines
 from modelzoo.trainer.metric_names import metric_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from modelzoo.trainer.evaluation import Evaluation
     from modelzoo.trainer.trainer import Trainer
 
+FILE_NAME = "evaluations.jsonl"
+"""By step and set: nats and tokens of each batch, for intervals of a difference between two steps."""
 METRICS = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -77,6 +81,14 @@ class Evaluate(Callback):
         self.evaluated: int | None = None
         """The newest step that was."""
 
+    def on_train_start(self, trainer: "Trainer") -> None:
+        """Drop the lines of steps after the checkpoint, and that of a step which is about to be taken again."""
+        last = trainer.step - 1 if self.due or trainer.step == 0 else trainer.step
+        self._keep_until(last, trainer)
+
+    def on_rollback(self, trainer: "Trainer") -> None:
+        self._keep_until(trainer.step, trainer)
+
     def on_ready(self, trainer: "Trainer") -> None:
         if self.due or (self.config.at_start and trainer.step == 0):
             self._evaluate(trainer)
@@ -97,10 +109,16 @@ class Evaluate(Callback):
     def load_state(self, state: "Mapping[str, Any]", tensors: "Mapping[str, Tensor]") -> None:
         self.due, self.evaluated = state["due"], state["evaluated"]
 
+    def _keep_until(self, last_step: int, trainer: "Trainer") -> None:
+        if trainer.parallel.is_main:
+            mine = self.config.sets or tuple(trainer.validation)
+            keep_lines(trainer.run_dir / FILE_NAME, lambda line: line["step"] <= last_step or line["set"] not in mine)
+
     def _evaluate(self, trainer: "Trainer") -> None:
         """All sets, and one record; where a stop comes meanwhile, none of it, and it stays due."""
         self.due = True
         config, numbers = self.config, dict[str, float]()
+        evaluations: dict[str, Evaluation] = {}
         weights: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if config.weights is not None:
             average = trainer.callbacks[config.weights]
@@ -111,6 +129,12 @@ class Evaluate(Callback):
                 found = trainer.evaluate(of_set, config.batch_size, config.max_batches)
                 if found is None:
                     return
-                numbers |= {metric_name(key, of_set, config.weights): value for key, value in found.items()}
+                numbers |= {metric_name(key, of_set, config.weights): value for key, value in found.metrics().items()}
+                evaluations[of_set] = found
         self.due, self.evaluated = False, trainer.step
+        if config.weights is None and trainer.parallel.is_main:
+            append_lines(
+                trainer.run_dir / FILE_NAME,
+                ({"step": trainer.step, "set": name, **own._asdict()} for name, own in evaluations.items()),
+            )
         trainer.publish(**numbers)

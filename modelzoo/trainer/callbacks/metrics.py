@@ -1,13 +1,10 @@
 """Writes every record as a line of JSON to `metrics.jsonl`."""
 
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+from modelzoo.trainer.json_lines import append_lines, keep_lines, read_lines
 
 if TYPE_CHECKING:
     from modelzoo.trainer.trainer import Trainer
@@ -26,38 +23,30 @@ class MetricsConfig(CallbackConfig):
 
 class Metrics(Callback):
     def on_train_start(self, trainer: "Trainer") -> None:
-        """Drop the records of steps after the checkpoint: they are about to be taken again."""
-        _keep(trainer, lambda record: bool(trainer.step) and record["step"] <= trainer.step)
+        """Drop the records of steps after the checkpoint: they are about to be taken again. What the checkpoint knows
+        to be left out stays so."""
+        path, left_out = trainer.run_dir / FILE_NAME, trainer.guard.found
+
+        def stays(record: dict[str, Any]) -> bool:
+            if "event" in record:
+                first, last = record["skipped_batches"]
+                return any(begin <= first and last <= end for begin, end in left_out)
+            return bool(trainer.step) and record["step"] <= trainer.step
+
+        keep_lines(path, stays)
+        path.touch()
 
     def on_rollback(self, trainer: "Trainer") -> None:
         """The same, but batches that were left out stay so."""
-        _keep(trainer, lambda record: record["step"] <= trainer.step or "event" in record)
+        keep_lines(trainer.run_dir / FILE_NAME, lambda record: record["step"] <= trainer.step or "event" in record)
 
     def on_bad_update(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         self.on_record(trainer, record)
 
     def on_record(self, trainer: "Trainer", record: dict[str, Any]) -> None:
-        with (trainer.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: _in_json(value) for name, value in record.items()}) + "\n")
-
-
-def _in_json(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them, and for what is unknown."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _keep(trainer: "Trainer", wanted: Callable[[dict[str, Any]], bool]) -> None:
-    path = trainer.run_dir / FILE_NAME
-    write_text(path, "".join(json.dumps(record) + "\n" for record in read_metrics(path) if wanted(record)))
+        append_lines(trainer.run_dir / FILE_NAME, [record])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line that a killed process left unfinished is passed over."""
-    records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-    return records
+    """The records of a run."""
+    return read_lines(path)

@@ -1,6 +1,5 @@
 """Has the model continue prompts while it trains, so that one can read how it is coming along."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from modelzoo.base_config import FromList, Problem, UserError
-from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig, Sample
+from modelzoo.trainer.json_lines import append_lines, keep_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +30,8 @@ class SamplesConfig(CallbackConfig):
     """A text file with more of them, a prompt a line."""
     every_steps: Annotated[int, Field(gt=0)] | None = None
     """Updates between two times; null does it at the end only."""
+    at_start: bool = False
+    """Also before the first update."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
     """Tokens to add at most; the end of a document ends it sooner."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
@@ -65,10 +66,16 @@ class Samples(Callback):
         config = self.config
         self.prompts = [*config.prompts, *(_read(Path(config.prompts_file)) if config.prompts_file else ())]
         trainer.generator.check(self.prompts, config.max_new_tokens)
-        path = trainer.run_dir / FILE_NAME
-        if trainer.parallel.is_main and path.is_file():  # what came after the checkpoint is about to come again
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            write_text(path, "".join(line for line in lines if 0 < json.loads(line)["step"] <= trainer.step))
+        if trainer.parallel.is_main:  # what came after the checkpoint is about to come again
+            keep_lines(trainer.run_dir / FILE_NAME, lambda line: bool(trainer.step) and line["step"] <= trainer.step)
+
+    def on_rollback(self, trainer: "Trainer") -> None:
+        if trainer.parallel.is_main:
+            keep_lines(trainer.run_dir / FILE_NAME, lambda line: line["step"] <= trainer.step)
+
+    def on_ready(self, trainer: "Trainer") -> None:
+        if self.config.at_start and trainer.step == 0:
+            self._sample(trainer)
 
     def on_step_end(self, trainer: "Trainer") -> None:
         every = self.config.every_steps
@@ -105,8 +112,7 @@ class Samples(Callback):
             for number, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
         ]
         place = {"step": trainer.step, "tokens": trainer.step * trainer.tokens_per_step}
-        with (trainer.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(place | sample._asdict(), ensure_ascii=False) + "\n" for sample in samples)
+        append_lines(trainer.run_dir / FILE_NAME, [place | sample._asdict() for sample in samples])
         trainer.publish_samples(samples)
 
 
