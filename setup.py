@@ -46,10 +46,13 @@ setup(
         "ftfy": ["ftfy>=6.2"],
         "ray": ["ray>=2.40"],
         "hf": ["transformers>=4.57"],  # the logit check of import and export
+        "wandb": ["wandb>=0.19"],
+        "s3": ["s3fs>=2024.6"],  # checkpoints copied to, and corpora read from, a bucket
+        "peft": ["peft>=0.17"],  # the logit check of exported adapters
         "lm_eval": ["lm_eval>=0.4.13"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
-            *("pytest>=8", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"),
+            *("pytest>=8", "pytest-xdist>=3.6", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"),
             *("starlette>=1.0", "uvicorn>=0.40", "httpx2>=2"),
         ],
         "test-all": ["ray>=2.40", "datasets>=3"],

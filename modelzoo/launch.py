@@ -21,6 +21,7 @@ from modelzoo.model.parameters import depth_of
 from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.run_config import RunConfig, diff, dump_yaml
 from modelzoo.run_length import with_total_steps
+from modelzoo.saved_models import load_model as load_model  # for users: the other half of build_run
 from modelzoo.saved_models import load_saved_config
 from modelzoo.text_samples import TextSampler
 from modelzoo.tokenizer import Tokenizer
