@@ -10,7 +10,7 @@ from modelzoo.base_config import UserError
 from modelzoo.launch import build_run, resume
 from modelzoo.trainer.callbacks import checkpoint as checkpoint_callback
 from modelzoo.trainer.checkpoint import checkpoints_of, damage, step_of
-from modelzoo.trainer.remote_copy import RemoteCopy
+from modelzoo.trainer.remote_copy import RemoteCopy, require_copied
 from tests.runs import small_config
 
 
@@ -113,3 +113,15 @@ def test_a_copy_that_fails_is_tried_again_and_at_the_end_an_error(dataset, tmp_p
 def test_an_unknown_protocol_is_refused_before_training(dataset, tmp_path):
     with pytest.raises(UserError, match="copy_to=nowhere://x: Protocol not known"):
         launch(config_of(dataset, tmp_path, "nowhere://x"))
+
+
+def test_a_finished_run_that_is_not_copied_is_an_error_each_time(dataset, tmp_path, url):
+    trainer, *_ = launch(config_of(dataset, tmp_path, url))
+    assert trainer.train()
+    last = checkpoints_of(trainer.run_dir)[-1]
+    copies = RemoteCopy(url, trainer.run_dir.name)
+    require_copied(last, copies)
+    copies.remove(step_of(last.name))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{last.name}: is not copied to .*; mend that"):
+            require_copied(last, copies)
