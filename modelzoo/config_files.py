@@ -36,7 +36,7 @@ from modelzoo.yaml_source import check_sources, display, key_lines, yaml_message
 
 C = TypeVar("C", bound=Config)
 
-NOT_RUNS = ("preprocess", "tokenizer")
+NOT_RUNS = ("preprocess", "tokenizer", "compare")
 """Groups whose files are whole configs too, of another verb than `train`."""
 RUNS = ("continuous_pretraining", "finetune")
 """Groups whose files are runs."""

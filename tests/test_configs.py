@@ -7,6 +7,7 @@ import yaml
 from data_preprocessing.config import PreprocessConfig, TokenizerTrainConfig
 from modelzoo.base_config import kind_of
 from modelzoo.cli.any_config import load_any
+from modelzoo.compare.config import CompareConfig
 from modelzoo.config_files import NOT_RUNS, configs_dir, shipped_names
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
@@ -43,7 +44,7 @@ def test_a_dumped_config_loads_back_equal(name):
 
 @pytest.mark.parametrize("group", NOT_RUNS)
 def test_configs_of_other_verbs_validate(group):
-    schema = {"preprocess": PreprocessConfig, "tokenizer": TokenizerTrainConfig}[group]
+    schema = {"preprocess": PreprocessConfig, "tokenizer": TokenizerTrainConfig, "compare": CompareConfig}[group]
     names = shipped_names(group)
     assert names
     for name in names:

@@ -55,6 +55,10 @@ ALLOWED = {
     | {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer", "modelzoo.trainer.accelerator"},
     "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
     "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
+    "modelzoo.compare": CONFIG_LAYER
+    | {"modelzoo.compare", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config", "modelzoo.data"}
+    | {"modelzoo.evaluate", "modelzoo.saved_models", "modelzoo.tokenizer", "modelzoo.trainer", "modelzoo.report"}
+    | {"modelzoo.launch", "modelzoo.model", "modelzoo.optimizer", "modelzoo"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
@@ -66,7 +70,8 @@ WITHOUT_TORCH = [
     "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
     "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
-    "modelzoo.model.lora_config",
+    "modelzoo.model.lora_config", "modelzoo.compare.plan", "modelzoo.compare.execution", "modelzoo.cli.compare",
+    "modelzoo.compare.command_line",
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import typer
 from modelzoo.base_config import UserError
 from modelzoo.cli import (
     check,
+    compare,
+    compare_job,
     demo,
     diff,
     evaluate,
@@ -47,6 +49,8 @@ app.command("preprocess")(preprocess.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("train")(train.command)
+app.command("compare")(compare.command)
+app.command("compare-job", hidden=True)(compare_job.command)
 app.command("report")(report.command)
 app.command("evaluate")(evaluate.command)
 app.command("generate")(generate.command)

@@ -1,0 +1,278 @@
+"""What makes a comparison fair, checked before anything is trained. No torch.
+
+Whatever is not equal, and not what the study is about, is refused, all at once. What holds is written down with its
+numbers, so that a reader of the report can check it too.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+from modelzoo.base_config import UserError
+from modelzoo.compare.arms import BY_THE_STUDY, Arm
+from modelzoo.compare.config import CompareConfig
+from modelzoo.data.config import MixtureConfig, SourceConfig
+from modelzoo.data.schema import Manifest, find_split, read_manifest
+from modelzoo.data.sources import is_modelzoos, split_of
+from modelzoo.run_config import diff
+
+FEWEST_SEEDS = 3
+OF_ANOTHER_TOKENIZER = ("data.train.path", "data.tokenizer")
+"""Keys in which two tokenizers' data differ by nature, beside the paths of validation sets."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    check: str
+    held: bool
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For plan.json."""
+        return asdict(self)
+
+
+def differences(study: CompareConfig, arm: Arm, other: Arm) -> list[tuple[str, Any, Any]]:
+    """(key, the other's value, this arm's) of everything that the study does not decide itself."""
+    found = diff(other.composed, arm.composed)
+    if arm.ffn_size_was is not None or other.ffn_size_was is not None:
+        found = [change for change in found if change[0] != "model.ffn_size"]
+        found += [c for c in diff(other.config, arm.config) if c[0] == "model.ffn_size"]
+    rate = ("optimizer.lr",) if study.lr_grid is not None else ()
+    return [change for change in found if change[0] not in (*BY_THE_STUDY, *rate)]
+
+
+def check_fairness(study: CompareConfig, arms: Sequence[Arm]) -> list[Check]:
+    """Every check of a study whose arms have their budget. UserError with all that is unfair."""
+    by_name = {arm.name: arm for arm in arms}
+    pairs = [(arm, by_name[other]) for arm in arms if (other := study.against(arm.name)) is not None]
+    unfair = [line for arm, other in pairs for line in _forbidden(study, arm, other)]
+    unfair += [line for arm, other in pairs for line in _sizes_apart(study, arm, other)]
+    unfair += [line for arm, other in pairs for line in _text_apart(arm, other)]
+    base = by_name[study.baseline_name]
+    unfair += [line for arm in arms for line in _schedules_apart(study, arm, base)]
+    if unfair:
+        raise UserError(f"study {study.name}: the comparison would not be fair:\n" + "\n".join(unfair))
+    return [
+        _differences(study, pairs),
+        _same_documents(arms, pairs),
+        _same_held_out(base),
+        _budget(study, arms),
+        _batch(study, arms),
+        _parameters(study, pairs),
+        _schedule(study, base),
+        _learning_rate(study, base),
+        _seeds(study),
+    ]
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def _forbidden(study: CompareConfig, arm: Arm, other: Arm) -> Iterator[str]:
+    """Differences that the study is not about."""
+    for key, theirs, ours in differences(study, arm, other):
+        if not any(_matches(key, pattern) for pattern in study.may_differ):
+            yield (
+                f"    {key}: {ours} in {arm.name}, {theirs} in {other.name}; set it alike with an override for all "
+                f"arms ({key}=…), or, if the study is about it, add it to may_differ"
+            )
+
+
+def _matches(key: str, pattern: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), key) is not None
+
+
+def _sizes_apart(study: CompareConfig, arm: Arm, other: Arm) -> Iterator[str]:
+    rule = study.parameters
+    ours, theirs = arm.parameters(rule.count), other.parameters(rule.count)
+    if abs(ours / theirs - 1) > rule.within:
+        yield (
+            f"    parameters ({rule.count.replace('_', ' ')}): {ours:,} in {arm.name}, {theirs:,} in {other.name}, "
+            f"{ours / theirs - 1:+.2%}, and parameters.within is {rule.within:.2%}; set parameters.adjust_ffn_size="
+            "true, or allow more"
+        )
+
+
+def _text_apart(arm: Arm, other: Arm) -> Iterator[str]:
+    """That data of several tokenizers is of one text, in one order."""
+    ours, theirs = arm.config.data, other.config.data
+    names = [name for name in {**ours.validation_sources(), **theirs.validation_sources()}]
+    if set(ours.validation_sources()) != set(theirs.validation_sources()):
+        yield (
+            f"    data.validation: {_named(ours.validation_sources())} in {arm.name}, "
+            f"{_named(theirs.validation_sources())} in {other.name}; bits per byte compare on the same text alone"
+        )
+        return
+    pairs = [
+        (f"data.validation {name}".rstrip(), ours.validation_sources()[name], theirs.validation_sources()[name])
+        for name in names
+    ]
+    for number, (a, b) in enumerate(zip_longest(ours.training_sources(), theirs.training_sources())):
+        if a is None or b is None:
+            yield f"    data.train: {arm.name} and {other.name} read different numbers of sources"
+            return
+        pairs.append((f"data.train {number}" if number else "data.train", a, b))
+    for what, mine, its in pairs:
+        if (mine.path, mine.split) != (its.path, its.split) and (reason := _not_one_text(mine, its)):
+            yield f"    {what}: {mine.path} in {arm.name} and {its.path} in {other.name} {reason}"
+    if ours.train != theirs.train and getattr(ours, "shuffle", True) and not isinstance(ours.train, MixtureConfig):
+        yield (
+            f"    data.shuffle: true, and {arm.name} and {other.name} read rows of different text, so that shuffled "
+            "they would read other parts of it; add the override data.shuffle=false (preprocessing shuffles documents)"
+        )
+
+
+def _named(sources: dict[str, SourceConfig]) -> str:
+    return ", ".join(name or "one set" for name in sources) or "no set"
+
+
+def _not_one_text(a: SourceConfig, b: SourceConfig) -> str | None:
+    """What says that two datasets are not the same documents in the same order; None where they are."""
+    manifests = []
+    for source in (a, b):
+        path = Path(source.path)
+        if not path.is_dir():
+            return f"cannot be compared: {path} is not there; preprocess it first"
+        if is_modelzoos(path):
+            return "cannot be compared: ModelZoo's files do not say which text they hold"
+        manifests.append(read_manifest(path))
+    first, second = manifests
+    if _inputs(first) != _inputs(second):
+        return "are not of the same files; preprocess both from one corpus"
+    changed = [key for key in first.settings if first.settings[key] != second.settings.get(key)]
+    if changed:
+        return f"were preprocessed with different settings ({', '.join(changed)}); preprocess both alike"
+    splits = [find_split(Path(s.path), m, split_of(s)) for s, m in zip((a, b), manifests, strict=True)]
+    counts = [(split.num_documents, split.num_bytes) for split in splits]
+    if counts[0] != counts[1]:
+        return (
+            f"hold {counts[0][0]:,} documents of {counts[0][1]:,} bytes and {counts[1][0]:,} of {counts[1][1]:,}; "
+            "preprocess both alike"
+        )
+    return None
+
+
+def _inputs(manifest: Manifest) -> list[tuple[str, int, str]]:
+    return [(file.path, file.size, file.sha256) for file in manifest.inputs]
+
+
+def _schedules_apart(study: CompareConfig, arm: Arm, base: Arm) -> Iterator[str]:
+    """The learning rate as a fraction of its peak, over the run as a fraction of its length."""
+    if any(_matches("schedule.kind", pattern) for pattern in study.may_differ):
+        return
+    apart = max(abs(_rate_at(arm, place / 64) - _rate_at(base, place / 64)) for place in range(65))
+    allowed = 2 * max(_largest_move(arm), _largest_move(base))
+    if apart > allowed:
+        yield (
+            f"    schedule: at one place of the run {arm.name} is {apart:.1%} of the peak away from {base.name}; give "
+            "both the same schedule in relative terms, or add schedule.* to may_differ"
+        )
+
+
+def _rate_at(arm: Arm, place: float) -> float:
+    return arm.config.lr_factor(min(arm.steps - 1, round(place * (arm.steps - 1))))
+
+
+def _largest_move(arm: Arm) -> float:
+    """Of the rate in one update: what rounding to whole updates may shift."""
+    step = max(1, arm.steps // 1000)
+    rates = [arm.config.lr_factor(at) for at in range(0, arm.steps, step)]
+    return max((abs(a - b) for a, b in pairwise(rates)), default=0.0) + 1e-9
+
+
+# ---------------------------------------------------------------------- what holds
+
+
+def _differences(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
+    keys = list(dict.fromkeys(key for arm, other in pairs for key, _, _ in differences(study, arm, other)))
+    allowed = ", ".join(study.may_differ)
+    return Check(
+        "nothing differs but what the study is about", True, f"{', '.join(keys) or 'nothing'} (may: {allowed})"
+    )
+
+
+def _same_documents(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]]) -> Check:
+    if all(a.config.data.train == b.config.data.train and a.bytes_per_token == b.bytes_per_token for a, b in pairs):
+        of = ", ".join(f"{source.path} ({source.split})" for source in arms[0].config.data.training_sources())
+        return Check("same documents in the same order", True, f"one dataset, {of}, in the order of each seed")
+    return Check(
+        "same documents in the same order",
+        True,
+        "datasets of several tokenizers, from the same files (sha256) with the same settings, documents and bytes, "
+        "read in the order in which they are stored",
+    )
+
+
+def _same_held_out(base: Arm) -> Check:
+    sets = base.config.data.validation_sources()
+    if not sets:
+        raise UserError("data.validation: is null in every arm; a comparison needs held-out text: name a split there")
+    of = "; ".join(f"{name or 'validation'}: {source.path} ({source.split})" for name, source in sets.items())
+    return Check("same held-out text", True, of)
+
+
+def _budget(study: CompareConfig, arms: Sequence[Arm]) -> Check:
+    unit = study.budget.unit
+    spent = {arm.name: _spent(arm, unit) for arm in arms}
+    apart = max(spent.values()) / min(spent.values()) - 1 if None not in spent.values() else 0.0  # type: ignore[type-var]
+    rounded = f", {apart:.2%} apart, by rounding to whole updates" if apart else ""
+    amount = (
+        f"{next(iter(spent.values())):,.4g} {unit}" if unit != "seconds" else f"{study.budget.amount:g} s of updates"
+    )
+    return Check(f"same budget in {unit}", True, f"{amount}{rounded}")
+
+
+def _spent(arm: Arm, unit: str) -> float | None:
+    amounts = {"tokens": arm.tokens, "bytes": arm.num_bytes, "flops": arm.flops}
+    return amounts.get(unit)
+
+
+def _batch(study: CompareConfig, arms: Sequence[Arm]) -> Check:
+    sizes = {arm.name: arm.config.tokens_per_step * (1 if study.batch == "tokens" else arm.bytes_per_token or 0)
+             for arm in arms}  # fmt: skip
+    apart = max(sizes.values()) / min(sizes.values()) - 1
+    rounded = f", {apart:.2%} apart, by rounding to whole rows" if apart else ""
+    return Check(f"same global batch in {study.batch}", True, f"{min(sizes.values()):,.0f} {study.batch}{rounded}")
+
+
+def _parameters(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
+    rule = study.parameters
+    apart = max((abs(a.parameters(rule.count) / b.parameters(rule.count) - 1) for a, b in pairs), default=0.0)
+    chosen = "; ".join(
+        f"model.ffn_size {arm.ffn_size_was:,} → {arm.config.model.ffn_width:,} in {arm.name}"
+        for arm, _ in pairs
+        if arm.ffn_size_was is not None
+    )
+    detail = f"at most {apart:.2%} apart, {rule.within:.2%} allowed" + (f"; {chosen}" if chosen else "")
+    return Check(f"parameters alike ({rule.count.replace('_', ' ')})", True, detail)
+
+
+def _schedule(study: CompareConfig, base: Arm) -> Check:
+    if any(_matches("schedule.kind", pattern) for pattern in study.may_differ):
+        return Check("same schedule in relative terms", False, "the study is about schedules")
+    steps = f"{base.config.schedule.kind}, warm-up {base.config.warmup_steps / base.steps:.1%} of the run"  # type: ignore[union-attr]
+    return Check("same schedule in relative terms", True, steps)
+
+
+def _learning_rate(study: CompareConfig, base: Arm) -> Check:
+    if study.lr_grid is not None:
+        grid = ", ".join(f"{rate:g}" for rate in study.lr_grid)
+        return Check("learning rates", True, f"the best of {grid} for each arm, on seed {study.lr_seed}")
+    if any(_matches("optimizer.lr", pattern) for pattern in study.may_differ):
+        return Check("learning rates", False, "each arm has its own, as the study says, not the best of one grid")
+    return Check("learning rates", True, f"{base.config.optimizer.lr:g} for all; not the best one for each")
+
+
+def _seeds(study: CompareConfig) -> Check:
+    number = len(study.seeds)
+    few = "" if number >= FEWEST_SEEDS else f"; fewer than {FEWEST_SEEDS} tell little of what another seed would give"
+    apart = [f"{name} by {arm.seed_offset}" for name, arm in study.used_arms.items() if arm.seed_offset]
+    paired = f"not paired: moved in {', '.join(apart)}" if apart else "paired"
+    held = number >= FEWEST_SEEDS and not apart
+    return Check("same seeds", held, f"{number}: {', '.join(map(str, study.seeds))}, {paired}{few}")
