@@ -211,11 +211,17 @@ def test_bf16_is_gathered_in_halves_and_close(dataset, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["gpt2_tiny", "gpt_neox_tiny"])
-def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name):
-    without = ["~model.position.fraction"] if name == "gpt2_tiny" else []
-    train(dataset, tmp_path / "alone", *without, name=name)
-    train(dataset, tmp_path / "parts", *without, *split(1, 2, 2), name=name)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gpt2_tiny", "~model.position.fraction"),
+        ("gpt_neox_tiny", "model.position.fraction=0.25"),
+        ("gptj_tiny", "+model.position.unrotated=sinusoidal"),
+    ],
+)
+def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name, change):
+    train(dataset, tmp_path / "alone", change, name=name)
+    train(dataset, tmp_path / "parts", change, *split(1, 2, 2), name=name)
     assert_same_run(tmp_path / "parts", tmp_path / "alone")
 
 
