@@ -55,6 +55,9 @@ ALLOWED = {
     | {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer", "modelzoo.trainer.accelerator"},
     "modelzoo.batching": {"modelzoo.model", "modelzoo.text_stream", "modelzoo.tokenizer"},
     "modelzoo.serve": CONFIG_LAYER | {"modelzoo.serve", "modelzoo.batching", "modelzoo.model", "modelzoo.tokenizer"},
+    "modelzoo.compare": CONFIG_LAYER
+    | {f"modelzoo.{own}" for own in ["compare", "launch", "run_config", "text_samples"]}
+    | {f"modelzoo.{own}" for own in ["model", "data", "optimizer", "trainer", "saved_models", "report"]},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},

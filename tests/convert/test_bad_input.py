@@ -379,7 +379,7 @@ UNREPRESENTABLE = [
     ("gptj", {"position": {"kind": "rotary", "fraction": 0.4, "unrotated": "sinusoidal"}}, "position.unrotated=sinus"),
     (
         "gpt_neox",
-        {"position": {"kind": "rotary", "style": "half", "fraction": 0.5, "unrotated": "sinusoidal"}},
+        {"position": {"kind": "rotary", "style": "half", "fraction": 0.4, "unrotated": "sinusoidal"}},
         "model.position.unrotated=sinusoidal .needs none",
     ),
     ("gpt_neox", {"tied_norm": True}, "model.tied_norm=true .needs false"),
