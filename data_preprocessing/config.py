@@ -76,7 +76,7 @@ class PreprocessConfig(Limits):
     bytes: it stays on its side when the corpus grows, and copies of it fall on the same side."""
     shuffle_seed: int | None = None
     """Write the documents of each split in a random order, the same for every run with this seed; null: in
-    reading order. Training shuffles its windows in either case."""
+    reading order. Training shuffles its rows in either case, unless data.shuffle=false."""
     on_error: Literal["stop", "reject"] = "stop"
     """A document that cannot be read stops the run, or is left out and listed in rejected.jsonl. Empty
     documents are always left out and listed."""

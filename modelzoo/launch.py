@@ -75,7 +75,7 @@ def build_run(config: RunConfig) -> Trainer:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
     tokenizer = _tokenizer_of(data.datasets, config)
-    model = _build_model(config, accelerator, parallel)
+    model = build_model(config, accelerator, parallel)
     documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
     goes_on = parallel.from_main(lambda: _has_checkpoint(config))
     base: Path | None = None
@@ -119,8 +119,8 @@ def _utilization(config: RunConfig, accelerator: Accelerator, parallel: Parallel
     return Utilization(flops, flops + again, None if peak is None else peak * math.prod(parallel.sizes))
 
 
-def _build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:
-    """The model at its first weights, or this rank's part of it."""
+def build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> GPT:
+    """The model at its first weights, or this rank's part of it; one with adapters has its shapes alone."""
     drawn_here = parallel.mesh is None and config.lora is None
     if drawn_here:
         model = GPT(config.model, seed=config.seed).to(accelerator.device)

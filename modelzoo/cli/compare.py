@@ -115,9 +115,9 @@ def run(
 
 def prepare(study: "CompareConfig") -> None:
     """Tokenizers and data that the study needs and that are not there."""
+    from data_preprocessing.config import PreprocessConfig, TokenizerTrainConfig
     from modelzoo.cli import preprocess, tokenizer
     from modelzoo.cli.any_config import load_any
-    from data_preprocessing.config import PreprocessConfig, TokenizerTrainConfig
 
     for name in study.prepare:
         config = load_any(name)[0]

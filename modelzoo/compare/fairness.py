@@ -102,7 +102,7 @@ def _sizes_apart(study: CompareConfig, arm: Arm, other: Arm) -> Iterator[str]:
 def _text_apart(arm: Arm, other: Arm) -> Iterator[str]:
     """That data of several tokenizers is of one text, in one order."""
     ours, theirs = arm.config.data, other.config.data
-    names = [name for name in {**ours.validation_sources(), **theirs.validation_sources()}]
+    names = list({**ours.validation_sources(), **theirs.validation_sources()})
     if set(ours.validation_sources()) != set(theirs.validation_sources()):
         yield (
             f"    data.validation: {_named(ours.validation_sources())} in {arm.name}, "
@@ -121,7 +121,7 @@ def _text_apart(arm: Arm, other: Arm) -> Iterator[str]:
     for what, mine, its in pairs:
         if (mine.path, mine.split) != (its.path, its.split) and (reason := _not_one_text(mine, its)):
             yield f"    {what}: {mine.path} in {arm.name} and {its.path} in {other.name} {reason}"
-    if ours.train != theirs.train and getattr(ours, "shuffle", True) and not isinstance(ours.train, MixtureConfig):
+    if ours.train != theirs.train and ours.shuffle and not isinstance(ours.train, MixtureConfig):
         yield (
             f"    data.shuffle: true, and {arm.name} and {other.name} read rows of different text, so that shuffled "
             "they would read other parts of it; add the override data.shuffle=false (preprocessing shuffles documents)"

@@ -44,6 +44,8 @@ def family_for(config: ModelConfig) -> Family:
             "lacks positions; the checkpoint can only be used by modelzoo"
         )
     obstacles = family.obstacles(config)
+    if isinstance(position, RotaryPosition) and position.unrotated != "none":
+        obstacles.append(f"model.position.unrotated={position.unrotated} (needs none)")
     if family is gpt_j.FAMILY and isinstance(position, RotaryPosition) and position.theta != GPT_J_THETA:
         obstacles.append(f"model.position.theta={position.theta} (needs {GPT_J_THETA})")
     if obstacles:

@@ -43,7 +43,8 @@ class MixtureSource(SourceConfig):
     """Its part of all tokens, whatever the others' weights: 0.25 replays a quarter of old data. A number, or a
     section: one that changes over the run."""
     max_tokens: Annotated[int, FromFloat, Field(gt=0)] | None = None
-    """Use only so many of its tokens: a sample of its rows that is the same for every seed. null: all."""
+    """Use only so many of its tokens: a sample of its rows that is the same for every seed; where data.shuffle=false,
+    its first rows. null: all."""
     max_epochs: Annotated[int, Field(gt=0)] | None = None
     """How often it may be read in the run. null: any number."""
     after_max_epochs: Literal["refuse", "drop"] = "refuse"
@@ -172,7 +173,7 @@ class DataConfig(Config):
         Annotated[DatasetConfig, Tag("dataset")] | Annotated[MixtureConfig, Tag("mixture")],
         _kind_by_keys("mixture"),
     ]
-    """Read in shuffled order, epoch after epoch."""
+    """Read epoch after epoch, in the order that `shuffle` says."""
     validation: (
         Annotated[
             Annotated[DatasetConfig, Tag("dataset")] | Annotated[ValidationSets, Tag("sets")], _kind_by_keys("sets")
@@ -182,6 +183,10 @@ class DataConfig(Config):
     """Read in order, once per evaluation; null trains without evaluating."""
     seq_len: Annotated[int, Field(gt=0, le=1_048_576)]
     """Tokens in a row. A dataset serves any length; nothing is preprocessed again."""
+    shuffle: bool = True
+    """The order of the training rows. true: shuffled, in another way in each epoch, by the run's seed. false: as they
+    are stored, in every epoch; preprocessing has shuffled the documents then (`shuffle_seed`). So the datasets that
+    two tokenizers made of one corpus give the same documents in the same order, and no seed changes it."""
     isolate_documents: bool = False
     """Documents in one row do not see each other: attention stays within a document, and its positions start
     at 0. Costs an attention mask of (rows, seq_len, seq_len)."""

@@ -8,7 +8,7 @@ from modelzoo.data.rows import Batch, RowDataset
 
 
 class BatchLoader:
-    """Batches of shuffled rows: no state, hence nothing to replay when a run goes on.
+    """Batches of rows, shuffled or in order: no state, hence nothing to replay when a run goes on.
 
     `loader[step]` is the batch of a step, so torch's DataLoader takes it too, in any number of workers:
     `DataLoader(loader, batch_size=None, sampler=range(first, last), num_workers=2)`. A batch of 32 × 2,048

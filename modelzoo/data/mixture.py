@@ -26,7 +26,7 @@ class Source(NamedTuple):
     weight: float | Rate
     """What it gets: relative to the other sources' weights, where it is a number."""
     max_tokens: int | None = None
-    """Only so much of it is used: rows drawn alike for every seed."""
+    """Only so much of it is used: rows drawn alike for every seed, or the first ones where nothing is shuffled."""
     max_epochs: int | None = None
     """How often what is used of it may be read."""
     drop: bool = False
@@ -34,13 +34,13 @@ class Source(NamedTuple):
 
 
 class MixtureLoader:
-    """Batches of several datasets. Each is read in a shuffled order of its own, epoch after epoch.
+    """Batches of several datasets. Each is read in an order of its own, epoch after epoch.
 
     The interface is `BatchLoader`'s. The order in which the sources are named does not matter, the names do.
     """
 
-    def __init__(self, sources: Mapping[str, Source], batch_size: int, seed: int) -> None:
-        """`batch_size` is global, in rows.
+    def __init__(self, sources: Mapping[str, Source], batch_size: int, seed: int, shuffle: bool = True) -> None:
+        """`batch_size` is global, in rows. Without `shuffle` the rows of each source come in order.
 
         Raises:
             UserError: the sources were written with different tokenizers, max_tokens is more than there is, or the
@@ -56,7 +56,9 @@ class MixtureLoader:
             for name, source in self.sources.items()
         }
         self._orders = [
-            Order(rows_used(name, source.dataset, source.max_tokens), _seed_of(name, seed), out_of=len(source.dataset))
+            Order(
+                rows_used(name, source.dataset, source.max_tokens), _seed_of(name, seed), shuffle, len(source.dataset)
+            )
             for name, source in self.sources.items()
         ]
         self._caps = [

@@ -71,10 +71,11 @@ def _keys(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Order:
-    """Which row each sample of a run is: epoch after epoch, each in an order of its own."""
+    """Which row each sample of a run is: epoch after epoch, each in an order of its own, or all as they are stored."""
 
     def __init__(self, length: int, seed: int, shuffle: bool = True, out_of: int | None = None) -> None:
-        """`length` rows an epoch. With `out_of` they are a part of so many, drawn alike for every seed."""
+        """`length` rows an epoch. With `out_of` they are a part of so many, drawn alike for every seed; without
+        `shuffle` the first of them."""
         assert out_of is None or length <= out_of, (length, out_of)
         self.length = length
         self.seed = seed
@@ -99,7 +100,7 @@ class Order:
             rows = np.arange(block * ORDER_BLOCK, min((block + 1) * ORDER_BLOCK, self.length))
             if self.shuffle:
                 rows = permute(rows, self.length, self.seed, epoch)
-            if self.out_of is not None:
-                rows = permute(rows, self.out_of, SUBSET_SEED, 0)
+                if self.out_of is not None:
+                    rows = permute(rows, self.out_of, SUBSET_SEED, 0)
             self._kept = ((epoch, block), rows)
         return self._kept[1]

@@ -77,7 +77,8 @@ def _loader(
     data: DataConfig, batch_size: int, seed: int, num_steps: int, vocab_size: int
 ) -> BatchLoader | MixtureLoader:
     if not isinstance(data.train, MixtureConfig):
-        return BatchLoader(open_dataset(data.train, data.seq_len, data.isolate_documents, vocab_size), batch_size, seed)
+        dataset = open_dataset(data.train, data.seq_len, data.isolate_documents, vocab_size)
+        return BatchLoader(dataset, batch_size, seed, data.shuffle)
     datasets = {
         name: open_dataset(source, data.seq_len, data.isolate_documents, vocab_size)
         for name, source in data.train.used_sources().items()
@@ -94,6 +95,7 @@ def _loader(
         },
         batch_size,
         seed,
+        data.shuffle,
     )
 
 

@@ -68,7 +68,7 @@ class KVCache:
         self.position_ids = torch.tensor(positions, device=self.device)  # (N,)
         starts = torch.tensor(rows, device=self.device).mul_(self._row_size).add_(self.position_ids)
         self.slots = (starts[:, None] + self._heads).flatten()  # (N · 2 · H,)
-        self.factors = None if self._factors is None else self._factors[:, self.position_ids].unbind()
+        self.factors = None if self._factors is None else tuple(each[self.position_ids] for each in self._factors)
         self.groups = [self._single(num_single)] if num_single else []
         start = num_single
         by_shape = ((row, self.lengths[row], count) for row, count in runs)

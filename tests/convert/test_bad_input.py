@@ -376,6 +376,12 @@ UNREPRESENTABLE = [
     ("gptj", {"tied_norm": False}, "model.tied_norm=false"),
     ("gptj", {"tie_embeddings": True, "lm_head_bias": False}, "model.tie_embeddings=true"),
     ("gptj", {"position": {"kind": "rotary", "fraction": 0.4, "theta": 500.0}}, "model.position.theta=500.0"),
+    ("gptj", {"position": {"kind": "rotary", "fraction": 0.4, "unrotated": "sinusoidal"}}, "position.unrotated=sinus"),
+    (
+        "gpt_neox",
+        {"position": {"kind": "rotary", "style": "half", "fraction": 0.4, "unrotated": "sinusoidal"}},
+        "model.position.unrotated=sinusoidal .needs none",
+    ),
     ("gpt_neox", {"tied_norm": True}, "model.tied_norm=true .needs false"),
     ("gpt_neox", {"lm_head_bias": True}, "model.lm_head_bias=true"),
 ]

@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from data_preprocessing import pipeline
+from data_preprocessing.config import PreprocessConfig, TokenizerTrainConfig
+from data_preprocessing.tokenizer_training import train
 from modelzoo.base_config import UserError
 from modelzoo.data.config import DatasetConfig, MixtureConfig
+from modelzoo.data.dataset import TokenDataset
+from modelzoo.data.loader import BatchLoader
 from modelzoo.launch import build_run, resume
 from modelzoo.run_config import RunConfig, dump_yaml, load_run_config
+from modelzoo.tokenizer import Tokenizer
 from tests.runs import small_config, write_dataset
 from tests.samples import small_tokenizer
 
@@ -163,3 +169,91 @@ def test_modelzoos_files_train_with_a_tokenizer_that_is_named(dataset, tmp_path)
         file["data"][0, 0, 0] = 7
     with pytest.raises(UserError, match="manifest_sha256"):
         launch(config)
+
+
+def stored_rows(path):
+    dataset = TokenDataset(path, "train", 24)
+    return dataset.rows(range(len(dataset)))["input_ids"]
+
+
+def test_unshuffled_rows_come_as_they_are_stored_whatever_the_seed_epoch_or_rank(dataset, tmp_path):
+    stored = stored_rows(dataset)
+    for seed in (0, 1):
+        data = build_run(small_config(dataset, tmp_path, "data.shuffle=false", f"seed={seed}")).data
+        steps = 2 * data.num_batches_per_epoch  # into the third epoch
+        read = np.concatenate([data.batch(step)["input_ids"] for step in range(steps)])
+        assert np.array_equal(read, stored[np.arange(len(read)) % len(stored)])
+        ranks = [data.batch(steps, slice(4 * rank, 4 * rank + 4))["input_ids"] for rank in (0, 1)]
+        assert np.array_equal(np.concatenate(ranks), data.batch(steps)["input_ids"])
+    shuffled = build_run(small_config(dataset, tmp_path)).data
+    read = np.concatenate([shuffled.batch(step)["input_ids"] for step in range(shuffled.num_batches_per_epoch)])
+    assert not np.array_equal(read[: len(stored)], stored)
+
+
+def test_unshuffled_sources_of_a_mixture_come_as_they_are_stored(dataset, second, tmp_path):
+    config = small_config(dataset, tmp_path, *mixture(dataset, second, max_tokens=96), "data.shuffle=false")
+    data = build_run(config).data
+    for name, rows in {"a": stored_rows(dataset), "b": stored_rows(second)[: 96 // 24]}.items():
+        read = [
+            row
+            for step in range(9)
+            for row, source in zip(data.batch(step)["input_ids"], data.source_of_rows(step), strict=True)
+            if source == name
+        ]
+        assert np.array_equal(read, rows[np.arange(len(read)) % len(rows)])
+
+
+def test_an_unshuffled_run_resumes_and_does_not_take_up_another_order(dataset, tmp_path):
+    settings = ("data.shuffle=false", "schedule=constant")
+    whole = launch(small_config(dataset, tmp_path / "whole", *settings))
+    whole.train()
+    launch(small_config(dataset, tmp_path / "parts", *settings, "trainer.max_steps=5")).train()
+    with pytest.raises(UserError, match=r"data\.shuffle: False → True"):
+        launch(small_config(dataset, tmp_path / "parts", *settings[1:]))
+    rest = launch(small_config(dataset, tmp_path / "parts", *settings))
+    assert rest.step == 5
+    rest.train()
+    assert rest.batches == whole.batches
+    assert all(torch.equal(value, weights(rest)[name]) for name, value in weights(whole).items())
+
+
+def test_two_tokenizers_give_the_same_documents_in_the_same_order(tmp_path):
+    """What preprocessing shuffles and splits by the bytes of the documents comes to the trainer as it is stored."""
+    (tmp_path / "corpus.txt").write_text(
+        "\n".join(f"document {number} " + "abc " * (number % 7) for number in range(90))
+    )
+    small_tokenizer().save(tmp_path / "merged.json")
+    train(
+        TokenizerTrainConfig.model_validate(
+            {
+                "name": "bytes",
+                "reader": {"kind": "text", "paths": "corpus.txt", "separator": "\n"},
+                "output": "other.json",
+                "vocab_size": 290,
+                "style": "neox",
+            }
+        ),
+        tmp_path,
+    )
+    texts, counts = [], []
+    for tokenizer in ("merged", "other"):
+        config = PreprocessConfig.model_validate(
+            {
+                "name": tokenizer,
+                "reader": {"kind": "text", "paths": "corpus.txt", "separator": "\n"},
+                "tokenizer": f"{tokenizer}.json",
+                "output": tokenizer,
+                "validation_fraction": 0.2,
+                "shuffle_seed": 1,
+                "shard_tokens": 400,
+            }
+        )
+        dataset = TokenDataset(pipeline.run(config, tmp_path).output, "train", 24)
+        loader = BatchLoader(dataset, 4, seed=0, shuffle=False)
+        batches = [loader.batch(step) for step in range(len(loader))]
+        ids = np.concatenate([batch["labels"][batch["loss_mask"]] for batch in batches])[: dataset.num_tokens]
+        texts.append(Tokenizer.load(tmp_path / f"{tokenizer}.json").decode(ids.tolist()))
+        counts.append(len(ids))
+    assert texts[0] == texts[1]
+    assert counts[0] != counts[1]
+    assert texts[0].split("<|endoftext|>") != sorted(texts[0].split("<|endoftext|>"))

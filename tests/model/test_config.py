@@ -83,6 +83,9 @@ def test_flops(change: dict[str, Any]) -> None:
     assert counter.get_total_flops() == pytest.approx(3 * 17 * model_config.flops_per_token(17), rel=0.01)
 
 
+SINUSOIDAL = {"unrotated": "sinusoidal"}
+
+
 @pytest.mark.parametrize(
     ("change", "path", "message"),
     [
@@ -105,6 +108,16 @@ def test_flops(change: dict[str, Any]) -> None:
             {"num_heads": 64, "position": {"kind": "rotary"}},
             "position.fraction",
             "head_dim=1 gives rotary_dim=1, which is odd; use fewer heads",
+        ),
+        (
+            {"position": {"kind": "rotary", "unrotated": "sinusoidal"}},
+            "position.unrotated",
+            "unrotated=sinusoidal with head_dim=16 and 0 channels that are not rotated: fraction=1.0 leaves no channel",
+        ),
+        (
+            {"num_heads": 2, "hidden_size": 26, "position": {"kind": "rotary", "fraction": 0.31} | SINUSOIDAL},
+            "position.unrotated",
+            "head_dim=13 and 9 channels that are not rotated: an odd number of channels has no pairs; use an even",
         ),
     ],
     ids=str,

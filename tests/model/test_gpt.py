@@ -36,6 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "position": {"kind": "rotary", "style": "half", "fraction": 0.5},
         "tie_embeddings": False,
     },
+    "sinusoids": {"position": {"kind": "rotary", "fraction": 0.5, "unrotated": "sinusoidal"}},
 }
 
 

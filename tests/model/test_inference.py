@@ -35,6 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no position": {"position": {"kind": "none"}},
     "interleaved": {"position": ROTARY},
     "halves": {"position": ROTARY | {"style": "half"}},
+    "sinusoids": {"position": ROTARY | {"unrotated": "sinusoidal"}},
+    "halves and sinusoids": {"position": ROTARY | {"style": "half", "unrotated": "sinusoidal"}},
     "whole head": {"position": ROTARY | {"style": "half", "fraction": 1.0}},
     "untied": UNTIED,
     "parallel": {"parallel_residual": True},

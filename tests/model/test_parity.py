@@ -63,6 +63,7 @@ MUTANTS: list[tuple[str, dict[str, Any]]] = [
     ("gptj", rotary(style="half")),
     ("gptj", rotary(fraction=1.0)),
     ("gptj", rotary(theta=100.0)),
+    ("gptj", rotary(unrotated="sinusoidal")),
     ("gpt_neox", {"parallel_residual": False}),
     ("gpt_neox", {"tied_norm": True}),
     ("gpt_neox", {"activation": "gelu_tanh"}),

@@ -1,6 +1,5 @@
 """One run on 1, 2 and 4 ranks: the same losses, gradients and weights, however the ranks split it."""
 
-import json
 import math
 import os
 import signal
@@ -10,17 +9,13 @@ import time
 
 import pytest
 import torch
-from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import spawn
-from torch.profiler import profile
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.train import run
+from modelzoo.compare.all_reduces import count_all_reduces
 from modelzoo.config_errors import ConfigError
 from modelzoo.launch import build_run
-from modelzoo.model.gpt import GPT
-from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.run_config import load_run_config
 from modelzoo.trainer.accelerator import LACKS, choose_accelerator
 from modelzoo.trainer.callbacks.metrics import read_metrics
@@ -148,35 +143,14 @@ def test_micro_batches_and_ranks_give_one_gradient(masked, tmp_path, monkeypatch
         assert distance < 1e-6 * size, file.name
 
 
-def count_all_reduces(rank, names, out):
-    """Sums between two ranks that share one block, in its forward and its backward pass, by family."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29656", "RANK": str(rank), "WORLD_SIZE": "2"}
-    distributed.init_process_group("gloo")
-    counts = {}
-    for name in names:
-        config = load_run_config(name, ["model.padded_vocab_size=50304"]).model
-        model = GPT(config.model_copy(update={"num_layers": 1}))
-        share_layers(model, init_device_mesh("cpu", (2,)))
-        x = torch.randn(2, 8, config.hidden_size, requires_grad=True)
-        position = config.position.table(torch.arange(8), config.head_dim)
-        counts[name] = []
-        with profile() as forward:
-            y = model.blocks[0](x, position)
-        with profile() as backward:
-            y.sum().backward()
-        for profiled in (forward, backward):
-            counts[name].append(sum(e.count for e in profiled.key_averages() if e.key.startswith("gloo:all_reduce")))
-    if rank == 0:
-        out.write_text(json.dumps(counts))
-    distributed.destroy_process_group()
-
-
-@pytest.mark.long
-def test_a_parallel_residual_sums_once_between_ranks_and_a_sequential_one_twice(tmp_path):
+def test_a_parallel_residual_sums_once_between_ranks_and_a_sequential_one_twice():
     names = ["gpt2_124M", "gptj_125M", "gpt_neox_125M"]
-    spawn(count_all_reduces, (names, tmp_path / "counts.json"), 2)
-    counts = json.loads((tmp_path / "counts.json").read_text())
-    assert counts == {"gpt2_124M": [2, 2], "gptj_125M": [1, 1], "gpt_neox_125M": [1, 2]}
+    counts = count_all_reduces({name: load_run_config(name).model for name in names})
+    assert {name: [own["forward"], own["backward"]] for name, own in counts.items()} == {
+        "gpt2_124M": [2, 2],
+        "gptj_125M": [1, 1],
+        "gpt_neox_125M": [1, 2],
+    }
 
 
 def test_an_offloaded_model_is_the_same_run(dataset, tmp_path, monkeypatch):
@@ -211,11 +185,17 @@ def test_bf16_is_gathered_in_halves_and_close(dataset, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["gpt2_tiny", "gpt_neox_tiny"])
-def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name):
-    without = ["~model.position.fraction"] if name == "gpt2_tiny" else []
-    train(dataset, tmp_path / "alone", *without, name=name)
-    train(dataset, tmp_path / "parts", *without, *split(1, 2, 2), name=name)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gpt2_tiny", "~model.position.fraction"),
+        ("gpt_neox_tiny", "model.position.fraction=0.25"),
+        ("gptj_tiny", "+model.position.unrotated=sinusoidal"),
+    ],
+)
+def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name, change):
+    train(dataset, tmp_path / "alone", change, name=name)
+    train(dataset, tmp_path / "parts", change, *split(1, 2, 2), name=name)
     assert_same_run(tmp_path / "parts", tmp_path / "alone")
 
 

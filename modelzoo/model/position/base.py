@@ -39,10 +39,9 @@ class PositionConfig(Config):
         """Queries or keys (…, T, K) with their positions worked in: (…, T, K)."""
         return x
 
-    def factors(self, position_ids: "Tensor", head_dim: int) -> "Tensor | None":
-        """What `rotate_` needs for these positions (T,), with the positions in dimension 1; or None."""
+    def factors(self, position_ids: "Tensor", head_dim: int) -> "tuple[Tensor, ...] | None":
+        """What `rotate_` needs for these positions (T,), each with the positions in dimension 0; or None."""
         return None
 
     def rotate_(self, x: "Tensor", factors: "tuple[Tensor, ...]") -> None:
-        """As `rotate`, in place and without a gradient, for generation: queries and keys (T, H, 2, K). `factors` come
-        unbound."""
+        """As `rotate`, in place and without a gradient, for generation: queries and keys (T, H, 2, K)."""
