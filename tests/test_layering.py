@@ -58,7 +58,7 @@ ALLOWED = {
     "modelzoo.compare": CONFIG_LAYER
     | {"modelzoo.compare", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config", "modelzoo.data"}
     | {"modelzoo.evaluate", "modelzoo.saved_models", "modelzoo.tokenizer", "modelzoo.trainer", "modelzoo.report"}
-    | {"modelzoo.launch", "modelzoo.model", "modelzoo.optimizer", "modelzoo"},
+    | {"modelzoo.launch", "modelzoo.model", "modelzoo.optimizer", "modelzoo.text_samples"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},

@@ -4,21 +4,26 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 from modelzoo.cli.child_process import how_it_ended, start
-from modelzoo.compare.config import CompareConfig
+from modelzoo.compare.config import CompareConfig, HeldOutConfig
 from modelzoo.compare.execution import Progress, execute, is_finished, read_held_out
-from modelzoo.compare.plan import PLAN_NAME, Plan, PlannedRun, make_plan
+from modelzoo.compare.plan import PLAN_NAME, Plan, PlannedRun, make_plan, timed_arms, versions
 from modelzoo.compare.rates import choose_rates
 from modelzoo.files import write_text
+from modelzoo.run_config import RunConfig
 
 HYDRA_JOB = "modelzoo.cli.compare_hydra"
 """The module that hydra's launchers run."""
@@ -27,7 +32,7 @@ LOG_LINES = 15
 """Of a failed run's log, shown."""
 SAY_SECONDS = 60.0
 """Between two lines of progress where there is no terminal."""
-SPEED_NAME, CALIBRATION_NAME = "speed.json", "calibration.json"
+SPEED_NAME = "speed.json"
 
 
 class Execution:
@@ -52,9 +57,10 @@ class Execution:
         """By arm, for a budget of seconds; measured once for a study. None where the budget is another."""
         if self.study.budget.unit != "seconds":
             return None
-        plan = make_plan(self.study, [])
-        training = self._timed(plan, CALIBRATION_NAME, rounds=10, new_tokens=0)["training"]
-        return {arm: sorted(own["step_seconds"])[len(own["step_seconds"]) // 2] for arm, own in training.items()}
+        say("timing the arms in turn, for their budget")
+        arms = {arm.name: arm.config for arm in make_plan(self.study, []).arms}
+        training = self._timed(arms, self.folder / "calibration", rounds=10, new_tokens=0)["training"]
+        return {arm: statistics.median(own["step_seconds"]) for arm, own in training.items()}
 
     def carry_out(self, plan: Plan) -> bool:
         """All runs and timings of a plan, and plan.json; False where it was stopped. UserError where a run fails."""
@@ -73,29 +79,33 @@ class Execution:
             return False
         if self.study.speed is not None:
             say("timing the arms in turn")
-            self._timed(plan, SPEED_NAME, **self.study.speed.model_dump())
+            settings = self.study.speed.model_dump(exclude={"overrides"})
+            self._timed(timed_arms(self.study), self.folder, **settings)
         return not self.stop.asked
 
-    def _timed(self, plan: Plan, file_name: str, **settings: object) -> dict[str, object]:
+    def _timed(self, arms: Mapping[str, RunConfig], folder: Path, **settings: Any) -> dict[str, Any]:
         """What was measured of these arms with these settings before, else what is now."""
         from modelzoo.compare.speed import measure_speed
+        from modelzoo.trainer.accelerator import choose_accelerator, keep_freed_memory
 
-        path = self.folder / file_name
-        key = [
-            settings,
-            {arm.name: arm.config.model_dump(mode="json") for arm in plan.arms},
-            plan.to_json([], [])["versions"],
-        ]
+        path = folder / SPEED_NAME
+        known = {name: config.model_dump(mode="json") for name, config in arms.items()}
+        key = json.loads(json.dumps([settings, known, versions()]))
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             found = {}
         if found.get("key") == key:
             return found
-        arms = {arm.name: arm.config for arm in plan.arms}
-        found = {**measure_speed(arms, **settings), "key": key}
+        if choose_accelerator(next(iter(arms.values())).accelerator).device.type == "cpu":
+            keep_freed_memory()
+        found = {**measure_speed(arms, folder, on_round=self._on_round, **settings), "key": key}
         write_text(path, json.dumps(found) + "\n")
         return found
+
+    def _on_round(self, done: int, total: int) -> None:
+        if self.stop.asked:
+            raise typer.Exit(STOPPED)
 
     def _execute(self, plan: Plan, runs: Sequence[PlannedRun], what: str) -> bool:
         """False where it was stopped. UserError where one failed."""
@@ -161,9 +171,9 @@ class Execution:
         )
 
 
-def job_arguments(config: Path, held_out: object) -> list[str]:
+def job_arguments(config: Path, held_out: HeldOutConfig) -> list[str]:
     """Of the process that does one run."""
-    return ["compare-job", str(config), json.dumps(held_out.model_dump(mode="json"))]  # type: ignore[attr-defined]
+    return ["compare-job", str(config), json.dumps(held_out.model_dump(mode="json"))]
 
 
 def _devices(parallel: int) -> list[Mapping[str, str]]:

@@ -1,6 +1,6 @@
 """The arms of a study as the runs that they are: composed, brought to the study's budget and batch. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ def changed(config: RunConfig, changes: Mapping[str, Any], origin: str) -> RunCo
     return validate(RunConfig, Composed(data, Provenance(origin), {}))
 
 
-def compose_arms(study: CompareConfig) -> list[Arm]:
-    """Each arm as its author wrote it. UserError names every arm that is wrong."""
+def compose_arms(study: CompareConfig, more: Sequence[str] = ()) -> list[Arm]:
+    """Each arm as its author wrote it, and with `more` overrides. UserError names every arm that is wrong."""
     arms, failures = [], []
     for name in study.used_arms:
         chain = study.chain(name)
@@ -101,8 +101,8 @@ def compose_arms(study: CompareConfig) -> list[Arm]:
         assert source is not None  # CompareConfig sees to it
         overrides = (*study.overrides, *(each for link in chain for each in study.used_arms[link].overrides))
         try:
-            config = load_run_config(source, overrides)
-            _check_end(name, study.used_arms[name].equals, study.overrides, config)
+            config = load_run_config(source, [*overrides, *more])
+            _check_end(name, study.used_arms[name].equals, [*study.overrides, *more], config)
             arms.append(Arm(name, source, overrides, config, config, _bytes_per_token(config)))
         except UserError as error:
             failures.append(f"arm {name}: {error}")
@@ -111,7 +111,7 @@ def compose_arms(study: CompareConfig) -> list[Arm]:
     return arms
 
 
-def _check_end(name: str, equals: str | None, overrides: tuple[str, ...], config: RunConfig) -> None:
+def _check_end(name: str, equals: str | None, overrides: Sequence[str], config: RunConfig) -> None:
     """That a ladder has come where the study says that it leads."""
     if equals is None:
         return

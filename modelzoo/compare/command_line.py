@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,10 @@ def split_sweeps(overrides: Sequence[str]) -> tuple[list[str], list[tuple[str, l
             ) from None
         if parsed.is_sweep_override():
             key = parsed.key_or_group
-            swept.append((key, [f"{key}={value}" for value in _values(parsed)]))
+            swept.append((key, [f"{key}={value}" for value in parsed.sweep_string_iterator()]))
         else:
             plain.append(text)
     return plain, swept
-
-
-def _values(parsed: Any) -> Iterator[str]:
-    return parsed.sweep_string_iterator()  # type: ignore[no-any-return]
 
 
 def _pattern(key: str) -> str:

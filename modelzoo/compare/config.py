@@ -81,6 +81,8 @@ class SpeedConfig(Config):
     """Rounds before, which do not count."""
     new_tokens: Annotated[int, Field(ge=0)] = 64
     """Tokens to generate in a round after a prompt of 64; 0 times training alone."""
+    overrides: Texts = ()
+    """`key=value` for the timings alone, after all others: another width, precision or batch than is trained."""
     all_reduces: bool = False
     """Count the all-reduces of a layer too, forward and backward, with two ranks that share the model (gloo)."""
 

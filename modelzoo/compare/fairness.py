@@ -11,7 +11,7 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
-from modelzoo.base_config import UserError
+from modelzoo.base_config import UserError, kind_of
 from modelzoo.compare.arms import BY_THE_STUDY, Arm
 from modelzoo.compare.config import CompareConfig
 from modelzoo.data.config import MixtureConfig, SourceConfig
@@ -219,26 +219,21 @@ def _same_held_out(base: Arm) -> Check:
 
 def _budget(study: CompareConfig, arms: Sequence[Arm]) -> Check:
     unit = study.budget.unit
-    spent = {arm.name: _spent(arm, unit) for arm in arms}
-    apart = max(spent.values()) / min(spent.values()) - 1 if None not in spent.values() else 0.0  # type: ignore[type-var]
-    rounded = f", {apart:.2%} apart, by rounding to whole updates" if apart else ""
-    amount = (
-        f"{next(iter(spent.values())):,.4g} {unit}" if unit != "seconds" else f"{study.budget.amount:g} s of updates"
-    )
-    return Check(f"same budget in {unit}", True, f"{amount}{rounded}")
+    if unit == "seconds":
+        return Check("same budget in seconds", True, f"{study.budget.amount:g} s of updates, by each arm's own speed")
+    spent = [{"tokens": arm.tokens, "bytes": arm.num_bytes or 0.0, "flops": arm.flops}[unit] for arm in arms]
+    return Check(f"same budget in {unit}", True, f"{spent[0]:,.0f} {unit}{_apart(spent, 'updates')}")
 
 
-def _spent(arm: Arm, unit: str) -> float | None:
-    amounts = {"tokens": arm.tokens, "bytes": arm.num_bytes, "flops": arm.flops}
-    return amounts.get(unit)
+def _apart(amounts: Sequence[float], rounded_to: str) -> str:
+    apart = max(amounts) / min(amounts) - 1
+    return f", at most {apart:.2%} apart, by rounding to whole {rounded_to}" if apart else ""
 
 
 def _batch(study: CompareConfig, arms: Sequence[Arm]) -> Check:
-    sizes = {arm.name: arm.config.tokens_per_step * (1 if study.batch == "tokens" else arm.bytes_per_token or 0)
-             for arm in arms}  # fmt: skip
-    apart = max(sizes.values()) / min(sizes.values()) - 1
-    rounded = f", {apart:.2%} apart, by rounding to whole rows" if apart else ""
-    return Check(f"same global batch in {study.batch}", True, f"{min(sizes.values()):,.0f} {study.batch}{rounded}")
+    each = [1.0 if study.batch == "tokens" else arm.bytes_per_token or 0.0 for arm in arms]
+    sizes = [arm.config.tokens_per_step * own for arm, own in zip(arms, each, strict=True)]
+    return Check(f"same global batch in {study.batch}", True, f"{sizes[0]:,.0f} {study.batch}{_apart(sizes, 'rows')}")
 
 
 def _parameters(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
@@ -256,8 +251,12 @@ def _parameters(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check
 def _schedule(study: CompareConfig, base: Arm) -> Check:
     if any(_matches("schedule.kind", pattern) for pattern in study.may_differ):
         return Check("same schedule in relative terms", False, "the study is about schedules")
-    steps = f"{base.config.schedule.kind}, warm-up {base.config.warmup_steps / base.steps:.1%} of the run"  # type: ignore[union-attr]
-    return Check("same schedule in relative terms", True, steps)
+    warmup = base.config.warmup_steps / base.steps
+    return Check(
+        "same schedule in relative terms",
+        True,
+        f"{kind_of(type(base.config.schedule))}, warm-up {warmup:.1%} of the run",
+    )
 
 
 def _learning_rate(study: CompareConfig, base: Arm) -> Check:

@@ -5,16 +5,14 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import modelzoo
 from modelzoo.compare.arms import Arm, changed, compose_arms, fit_budget, fit_size
 from modelzoo.compare.config import CompareConfig
 from modelzoo.compare.fairness import Check, check_fairness, differences
-from modelzoo.config_files import shipped_names
 from modelzoo.data.schema import MANIFEST, file_sha256
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig, dump_yaml
@@ -39,6 +37,8 @@ class PlannedRun:
     """As it is trained, but for its name."""
     folder: Path
     """Of all runs."""
+    named_after: str
+    """The arm in its name: the first one that has this very run."""
 
     @property
     def lr(self) -> float:
@@ -57,7 +57,7 @@ class PlannedRun:
         """Of the run's folder: that of the same run of another study, where there is one."""
         mark = self.sha256[:HASH_LENGTH]
         there = sorted(self.folder.glob(f"*-{mark}"))
-        return there[0].name if there else f"{self.arm}-seed_{self.config.seed}-{mark}"
+        return there[0].name if there else f"{self.named_after}-seed_{self.config.seed}-{mark}"
 
     @property
     def dir(self) -> Path:
@@ -97,25 +97,27 @@ class Plan:
 
     def lr_runs(self) -> list[PlannedRun]:
         """One for each arm and rate of the grid."""
-        return [
+        runs = [
             self._run(arm, self.study.lr_seed, "lr", {"optimizer.lr": rate})
             for rate in self.study.lr_grid or ()
             for arm in self.arms
         ]
+        return _named(runs)
 
     def runs(self, rates: Mapping[str, float]) -> list[PlannedRun]:
         """One for each arm and seed, seed by seed, so that a study that is stopped has pairs. `rates` are the learning
         rates that a grid gave."""
-        return [
+        runs = [
             self._run(arm, seed, "compare", {"optimizer.lr": rates[arm.name]} if arm.name in rates else {})
             for seed in self.study.seeds
             for arm in self.arms
         ]
+        return _named(runs)
 
     def _run(self, arm: Arm, seed: int, purpose: str, more: Mapping[str, Any]) -> PlannedRun:
         own_seed = seed + self.study.used_arms[arm.name].seed_offset
         config = changed(arm.config, {"seed": own_seed, **more}, f"arm {arm.name}")
-        return PlannedRun(arm.name, seed, purpose, config, self.runs_dir)
+        return PlannedRun(arm.name, seed, purpose, config, self.runs_dir, arm.name)
 
     def write_config(self, run: PlannedRun) -> Path:
         """The YAML that the run is started with."""
@@ -147,6 +149,12 @@ class Plan:
         }  # fmt: skip
 
 
+def _named(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs of one hash under one name, as a config against itself has them."""
+    first: dict[str, str] = {}
+    return [replace(run, named_after=first.setdefault(run.sha256, run.arm)) for run in runs]
+
+
 def make_plan(
     study: CompareConfig, command: Sequence[str], seconds_per_step: Mapping[str, float] | None = None
 ) -> Plan:
@@ -158,6 +166,12 @@ def make_plan(
     arms = fit_size(study, compose_arms(study))
     arms = fit_budget(study, arms, seconds_per_step or dict.fromkeys((arm.name for arm in arms), 1.0))
     return Plan(study, arms, check_fairness(study, arms), command)
+
+
+def timed_arms(study: CompareConfig) -> dict[str, RunConfig]:
+    """The arms as they are timed, with `speed.overrides`."""
+    arms = fit_size(study, compose_arms(study, study.speed.overrides if study.speed is not None else ()))
+    return {arm.name: arm.config for arm in fit_budget(study, arms, dict.fromkeys(study.used_arms, 1.0))}
 
 
 def _arm_json(study: CompareConfig, arm: Arm, arms: Mapping[str, Arm], lr: float) -> dict[str, Any]:
@@ -199,7 +213,7 @@ def base_sha256(config: RunConfig) -> list[str]:
 
 def code_sha256() -> str:
     """Of the code that trains."""
-    package = Path(modelzoo.__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for folder in RUN_CODE for path in (package / folder).rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
@@ -210,15 +224,9 @@ def versions() -> dict[str, str]:
     """Of what the runs are made with."""
     from importlib.metadata import version
 
-    torch = re.sub(r"\+.*", "", version("torch"))
     return {
-        "modelzoo": modelzoo.__version__,
-        "torch": torch,
+        "modelzoo": version("modelzoo"),
+        "torch": re.sub(r"\+.*", "", version("torch")),
         "python": platform.python_version(),
         "code_sha256": code_sha256(),
     }
-
-
-def shipped_studies() -> list[str]:
-    """Names of the studies that come with the program."""
-    return shipped_names("compare")

@@ -98,8 +98,8 @@ def test_a_wider_mlp_makes_up_for_what_another_arm_has_more(dataset, tmp_path):
 def test_an_epoch_is_no_budget_and_bytes_need_their_text(dataset, tmp_path):
     study = small_study(dataset, tmp_path)
     epochs = [*study.overrides, "trainer.max_steps=null", "trainer.max_epochs=1"]
-    with pytest.raises(UserError, match="budget.amount"):
+    with pytest.raises(UserError, match=r"budget\.amount"):
         arms_of(small_study(dataset, tmp_path, overrides=epochs))
     absent = [*study.overrides, "data.train.path=nowhere"]
-    with pytest.raises(UserError, match="needs data.train to be one dataset of plain text"):
+    with pytest.raises(UserError, match=r"needs data\.train to be one dataset of plain text"):
         arms_of(small_study(dataset, tmp_path, overrides=absent, budget={"unit": "bytes", "amount": 1e5}))

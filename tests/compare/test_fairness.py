@@ -94,7 +94,7 @@ def test_datasets_of_one_text_are_compared_in_the_order_in_which_they_are_stored
     overrides = other_text(dataset, tmp_path, lambda manifest: None)
     arms = {"a": {"config": "gptj_tiny"}, "b": {"builds_on": "a", "overrides": overrides}}
     study = small_study(dataset, tmp_path, arms=arms, may_differ=["data.train.path", "data.validation.path"])
-    with pytest.raises(UserError, match="data.shuffle=false"):
+    with pytest.raises(UserError, match=r"data\.shuffle=false"):
         plan_of(study)
     in_order = study.model_copy(update={"overrides": (*study.overrides, "data.shuffle=false")})
     check = next(c for c in plan_of(in_order).checks if c.check == "same documents in the same order")
@@ -125,7 +125,7 @@ def test_datasets_of_other_text_are_refused(change, reason, dataset, tmp_path):
 def test_held_out_text_is_needed(dataset, tmp_path):
     overrides = [*small_study(dataset, tmp_path).overrides, "data.validation=null", "~callbacks.evaluate"]
     overrides = [each for each in overrides if not each.startswith(("data.validation.path", "callbacks.evaluate"))]
-    with pytest.raises(UserError, match="data.validation: is null in every arm"):
+    with pytest.raises(UserError, match=r"data\.validation: is null in every arm"):
         plan_of(small_study(dataset, tmp_path, overrides=overrides))
 
 
