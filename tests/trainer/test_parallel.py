@@ -143,6 +143,7 @@ def test_micro_batches_and_ranks_give_one_gradient(masked, tmp_path, monkeypatch
         assert distance < 1e-6 * size, file.name
 
 
+@pytest.mark.long
 def test_a_parallel_residual_sums_once_between_ranks_and_a_sequential_one_twice():
     names = ["gpt2_124M", "gptj_125M", "gpt_neox_125M"]
     counts = count_all_reduces({name: load_run_config(name).model for name in names})
