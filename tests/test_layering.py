@@ -29,6 +29,23 @@ ALLOWED = {
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
     "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
     "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
+    **dict.fromkeys(  # the report of a study: from its files alone
+        (
+            f"modelzoo.compare.{name}"
+            for name in (
+                "answer",
+                "checks_after",
+                "curves",
+                "effects",
+                "ladder",
+                "page",
+                "results",
+                "run_results",
+                "summary",
+            )
+        ),
+        CONFIG_LAYER | {"modelzoo.compare", "modelzoo.report"},
+    ),
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
@@ -66,6 +83,7 @@ WITHOUT_TORCH = [
     "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
     "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
+    "modelzoo.compare.page", "modelzoo.compare.results", "modelzoo.compare.summary",
     "modelzoo.model.lora_config",
 ]  # fmt: skip
 

@@ -132,11 +132,13 @@ def mover(value: float, first: Interval, second: Interval) -> Interval:
     return value - low, value + high
 
 
-def ratio_interval(before: Sequence[float], after: Sequence[float], confidence: float) -> tuple[float, Interval | None]:
-    """The ratio after / before of paired positive measurements: geometric mean, and Student's t over the logarithms."""
-    logs = np.log(np.asarray(after, dtype=np.float64) / np.asarray(before, dtype=np.float64))
-    interval = mean_interval(logs, confidence)
-    return math.exp(logs.mean()), None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+def median_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> tuple[float, Interval | None]:
+    """Of paired timings: the median of after / before, and the interval of the medians that a sign test would not
+    reject. A round that something else slowed down moves neither far. None where there are too few rounds."""
+    ratios = np.sort(np.asarray(after, dtype=np.float64) / np.asarray(before, dtype=np.float64))
+    reached = [k for k in range(len(ratios) // 2) if (sign_test(k, len(ratios) - k) or 1.0) <= 1 - confidence]
+    interval = (float(ratios[reached[-1]]), float(ratios[-1 - reached[-1]])) if reached else None
+    return float(np.median(ratios)), interval
 
 
 def smallest_p(num_seeds: int) -> float:
