@@ -45,32 +45,35 @@ def _headline(effects: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _outcome(report: Mapping[str, Any], effects: Sequence[Mapping[str, Any]]) -> str:
-    measured = sorted(
-        effects, key=lambda effect: (effect["verdict"] not in ("better", "worse"), -abs(effect["relative"]))
-    )
+    """The one effect, or those that are shown, or the largest of those that are not."""
+    measured = sorted(effects, key=lambda e: (e["verdict"] not in ("better", "worse"), -abs(e["relative"])))
     if not measured:
         return "No comparison has been measured."
     level = f"{100 * report['confidence']:g} %"
+    first, seeds = measured[0], max((effect["seeds"] for effect in effects), key=len)
+    of_text = "text" if len(report["domains"]) == 1 else f"text, mean of {len(report['domains'])} domains"
+    if first["verdict"] == "equal" and len(effects) == 1:
+        return f"They lose the same on every held-out document, to the last digit ({_seeds(seeds)})."
     if len(effects) == 1:
-        return _in_words(measured[0], report, f"{level} interval ")
-    number = max(1, sum(effect["verdict"] in ("better", "worse") for effect in effects))
-    named = [_in_words(effect, report, "") for effect in measured[: min(number, MOST_NAMED)]]
-    more = f" The table has {number - MOST_NAMED} more." if number > MOST_NAMED else ""
-    together = f" The intervals hold with {level} for all {report['comparisons']} comparisons together."
-    return " ".join(named) + more + (together if any(e["interval"] for e in effects) else "")
+        interval = "no interval" if first["interval"] is None else f"{level} interval {_interval(first)}"
+        chance = ", which may be chance" if first["verdict"] == NO_DIFFERENCE else ""
+        return f"{_needs(first)} on the same {of_text} ({interval}, {_seeds(seeds)}){chance}."
+    shown = [effect for effect in measured if effect["verdict"] in ("better", "worse")]
+    named = shown[:MOST_NAMED] or measured[:1]
+    words = "; ".join(f"{_needs(e)} ({_interval(e) if e['interval'] else 'no interval'})" for e in named)
+    more = f"; {len(shown) - MOST_NAMED} more are below" if len(shown) > MOST_NAMED else ""
+    largest = "The largest change may be chance: " if not shown else ""
+    together = f"; the intervals hold with {level} for all {report['comparisons']} comparisons together"
+    return f"{largest}{words}{more}. On the same {of_text}, {_seeds(seeds)}{together if first['interval'] else ''}."
 
 
-def _in_words(effect: Mapping[str, Any], report: Mapping[str, Any], label: str) -> str:
-    arm, other, seeds = effect["arm"], effect["against"], _seeds(effect)
-    text = "text" if len(report["domains"]) == 1 else f"text, mean of {len(report['domains'])} domains"
-    if effect["verdict"] == "equal":
-        return f"{arm} and {other} lose the same on every held-out document, to the last digit ({seeds})."
-    interval = "no interval"
-    if effect["interval"] is not None:
-        low, high = (percent(end) for end in effect["interval"])
-        interval = f"{label}{low} to {high}"
-    chance = ", which may be chance" if effect["verdict"] == NO_DIFFERENCE else ""
-    return f"{arm} needs {_amount(effect)} than {other} on the same {text} ({interval}, {seeds}){chance}."
+def _needs(effect: Mapping[str, Any]) -> str:
+    return f"{effect['arm']} needs {_amount(effect)} than {effect['against']}"
+
+
+def _interval(effect: Mapping[str, Any]) -> str:
+    low, high = (percent(end) for end in effect["interval"])
+    return f"{low} to {high}"
 
 
 def _amount(effect: Mapping[str, Any]) -> str:
@@ -87,7 +90,6 @@ def _names(effects: Sequence[Mapping[str, Any]]) -> str:
 
 def _held(report: Mapping[str, Any]) -> str:
     checks = report["fairness"]
-    wanted = tuple(f"same {what}" for what in ("documents", "held-out", "budget", "global batch", "schedule"))
     broken = [check["check"] for check in checks if check["held"] is False]
     unknown = sum(check["held"] is None for check in checks)
     outcome = f"all {len(checks) - unknown} checks of fairness hold"
@@ -95,11 +97,13 @@ def _held(report: Mapping[str, Any]) -> str:
         outcome = f"{len(broken)} of {len(checks) - unknown} checks of fairness do not hold ({'; '.join(broken)})"
         outcome = outcome.replace(" do not", " does not") if len(broken) == 1 else outcome
     rest = f", and {unknown} could not be made" if unknown else ""
-    equal = [
-        check["check"].removeprefix("same ") for check in checks if check["held"] and check["check"].startswith(wanted)
-    ]
-    held = f" Equal for all: {', '.join(equal)}." if equal else ""
-    return f"Each arm was trained on {_budget(report)}, once from each of {_seeds(report)}; {outcome}{rest}.{held}"
+    equal = [check["check"].removeprefix("same ") for check in checks if check["held"] and _is_of_training(check)]
+    held = f", with the same {' and '.join(equal)};" if equal else ";"
+    return f"Each arm was trained on {_budget(report)} from each of {_seeds(report['seeds'])}{held} {outcome}{rest}."
+
+
+def _is_of_training(check: Mapping[str, Any]) -> bool:
+    return check["check"].startswith(tuple(f"same {what}" for what in ("documents", "global batch", "schedule")))
 
 
 def _budget(report: Mapping[str, Any]) -> str:
@@ -115,11 +119,10 @@ def _limits(report: Mapping[str, Any]) -> str:
     sizes = [arm["parameters"] for arm in report["arms"]]
     models = f"{'tiny ' if max(sizes) < TINY else ''}models of {count(max(sizes))} parameters"
     return (
-        f"This is known of {models} and this much text, from {_seeds(report)}; larger models, longer "
+        f"This is known of {models} and this much text, from {_seeds(report['seeds'])}; larger models, longer "
         "training or other text may come out otherwise."
     )
 
 
-def _seeds(found: Mapping[str, Any]) -> str:
-    number = len(found["seeds"])
-    return f"{number} seed{'s' * (number != 1)}"
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"

@@ -1,11 +1,10 @@
 """What can be known of a comparison's fairness only when the runs are there: what they read, and on what they ran."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelzoo.compare.run_results import RunResult
-from modelzoo.report.run_files import is_number
 
 MACHINE = {"device": "device", "name": "processor", "threads": "threads", "ranks": "ranks", "precision": "precision",
            "torch": "torch"}  # fmt: skip
@@ -64,13 +63,11 @@ def same_documents(runs: Sequence[RunResult]) -> Check:
         json.dumps({name: losses.documents_sha256 for name, losses in (run.held_out or {}).items()}, sort_keys=True)
         for run in runs
     }
-    sets = (runs[0].held_out or {}).values()
-    text = f"{sum(len(losses.num_bytes) for losses in sets):,} documents of {sum(losses.num_bytes.sum() for losses in sets):,.0f} bytes"
-    return _check(
-        "measured on the same held-out documents",
-        len(hashes) == 1,
-        text if len(hashes) == 1 else f"{len(hashes)} kinds",
-    )
+    num_bytes = [losses.num_bytes for losses in (runs[0].held_out or {}).values()]
+    text = f"{sum(map(len, num_bytes)):,} documents of {sum(sizes.sum() for sizes in num_bytes):,.0f} bytes"
+    equal = len(hashes) == 1
+    detail = text if equal else f"the runs were measured on {len(hashes)} different sets of documents"
+    return _check("measured on the same held-out documents", equal, detail)
 
 
 def same_machine(runs: Sequence[RunResult]) -> Check:

@@ -6,10 +6,12 @@
     answer        headline, sentences: the effects; the budget and what was held equal; the limits
     confidence    of all intervals of the study together
     comparisons   their number, m; each interval is of 1 - (1 - confidence) / m
-    domains, primary, primary_domain: names; the verdicts are of the primary one, the mean of all where there are several
+    domains       names
+    primary       the domain that verdicts are of: the only one, or the mean of all, each counting the same
     arms          a list: what the plan says of each, and bits_per_byte (domain -> mean over seeds), tokens_per_byte
-                  (domain -> on the held-out text), from_baseline (relative, of the primary domain), seeds (a list: seed,
-                  dir, bits_per_byte), seconds of the updates, tokens_per_second, peak_memory_bytes, missing_seeds
+                  (domain -> on the held-out text), from_baseline (relative, of the primary domain), seeds (a list:
+                  seed, dir, bits_per_byte), seconds of the updates, tokens_per_second, peak_memory_bytes,
+                  missing_seeds
     effects       a list, by comparison and domain: arm, against, domain, before, after (bits per byte, means over the
                   seeds that both have), difference, relative, interval, interval_seeds, interval_text (of relative),
                   seeds, by_seed, seeds_better, seeds_sign_test, documents, documents_better, documents_sign_test,
@@ -19,8 +21,9 @@
     speed_of      device, threads, precision, rounds of these timings; or null
     fairness      a list: check, held (null: cannot be known), detail
     sweep         arm -> points ([learning rate, bits per byte]), chosen, at_edge
-    curves        arm -> domain -> a list: tokens, bytes, flops, seconds, mean, low, high (over seeds)
-    budget, versions, machine, commands
+    curves        arm -> domain -> a list: tokens, bytes, flops, seconds, mean, low, high (over seeds), from_baseline
+                  (of the means, at the same tokens)
+    baseline, seeds, smallest_p (of the sign test over so many seeds), budget, versions, machine, commands
     missing       a list of sentences
 What is null could not be measured. The page is drawn from the same object and shows nothing else.
 """
@@ -69,7 +72,8 @@ def collect(study_dir: Path) -> Json:
     each = shared_confidence(confidence, comparisons)
     fairness = plan["fairness"] + checks_after(plan, ended)
     one_machine = not any(c["held"] is False for c in fairness if c["check"].startswith("same machine"))
-    speed = read_json(study_dir / SPEED, "delete it, and run the same command again") if (study_dir / SPEED).is_file() else None  # fmt: skip
+    timed = (study_dir / SPEED).is_file()
+    speed = read_json(study_dir / SPEED, "delete it, and run the same command again") if timed else None
     effects = list(_effects(plan, ended, domains, primary, each))
     missing += _not_compared(plan, effects, domains, primary)
     if not one_machine:
@@ -91,6 +95,7 @@ def collect(study_dir: Path) -> Json:
         "fairness": fairness,
         "sweep": _sweep(plan, sweep_runs),
         "curves": _curves(plan, ended, primary if len(domains) > 1 else None, one_machine),
+        "baseline": study["baseline"],
         "seeds": study["seeds"],
         "smallest_p": smallest_p(len(study["seeds"])),
         "budget": study["budget"],
@@ -213,6 +218,15 @@ def _curves(plan: Json, runs: Sequence[RunResult], all_domains: str | None, one_
         for points in (points for domains in curves.values() for points in domains.values()):
             for point in points:
                 point["seconds"] = None
+    base = {
+        domain: {point["tokens"]: point["mean"] for point in points}
+        for domain, points in curves[plan["study"]["baseline"]].items()
+    }
+    for domains in curves.values():
+        for domain, points in domains.items():
+            for point in points:
+                theirs = base.get(domain, {}).get(point["tokens"])
+                point["from_baseline"] = point["mean"] / theirs - 1 if theirs else None
     return curves
 
 
