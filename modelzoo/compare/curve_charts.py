@@ -59,8 +59,10 @@ def _differences(report: Mapping[str, Any]) -> str:
             series.append(Series(arm, points, color=number))
     if not series:
         return ""
+    of = f"{series[0].name} against " if len(series) == 1 else "Change from "
+    title = f"{of}{report['baseline']}"
     return line_chart(
-        "curve-differences", f"Change from {report['baseline']}", series, "tokens",
+        "curve-differences", title, series, "tokens",
         "of the means over the seeds, at the same tokens; less is better", y_format=percent,
         y_tick=lambda y, digits: percent(y, max(0, digits - 2)), rules=[(0.0, "")],
     )  # fmt: skip

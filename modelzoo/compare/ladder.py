@@ -12,7 +12,6 @@ from modelzoo.report.numbers import decimals, percent, percent_interval, ticks
 from modelzoo.report.page import text
 
 TONES = {"better": "good", "faster": "good", "worse": "bad", "slower": "bad"}
-MOST_TICKS = 4
 
 
 def chain(arms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -94,10 +93,10 @@ def _row(
     compared = f"<small>{text(against)}</small>" if number is None or number == 0 else ""
     level = arm["bits_per_byte"].get(effect["domain"]) if effect else next(iter(arm["bits_per_byte"].values()), None)
     total = arm["from_baseline"]
-    since = f"<small>{text(percent(total))} in all</small>" if total is not None and arm["against"] else ""
+    since = f"<small>{text(percent(total))} in all</small>" if number and total is not None else ""
     if effect is None:
         missing = "" if arm["against"] is None else "not measured"
-        cells = ["<td></td>", f'<td class="fill">{_zero(scale)}</td>', f"<td>{missing}</td>"]
+        cells = ["<td></td>", f'<td class="fill bare">{_zero(scale)}</td>', f"<td>{missing}</td>"]
     else:
         color, interval = tone(effect["verdict"]), percent_interval(effect["interval"])
         pill = f'<span class="pill {color}">{text(effect["verdict"])}</span>'
@@ -160,12 +159,12 @@ def _stair(
 
 def _axes(scale: IntervalScale, reached: IntervalScale | None = None, last: str = "") -> str:
     cells = f'<td></td><td></td><td class="fill">{_axis(scale)}</td><td></td><td></td>'
-    cells += last or ("" if reached is None else f'<td class="fill stair">{_axis(reached)}</td>')
+    cells += last or ("" if reached is None else f'<td class="fill stair">{_axis(reached, 2)}</td>')
     return f'<tfoot aria-hidden="true"><tr>{cells}</tr></tfoot>'
 
 
-def _axis(scale: IntervalScale) -> str:
-    at = ticks(scale.low, scale.high, MOST_TICKS)
+def _axis(scale: IntervalScale, most: int = 4) -> str:
+    at = ticks(scale.low, scale.high, most)
     digits = max(0, decimals(at) - 2)
     labels = "".join(
         f'<text x="{_at(scale, value)}" y="1.1em" text-anchor="middle">{text(percent(value, digits))}</text>'

@@ -103,8 +103,8 @@ def interval_mark(
         at = f"{100 * scale.place(limit):.2f}%"
         whisker = f'<line class="limit" x1="{at}" x2="{at}" y1="0" y2="100%"/>' + whisker
     return (
-        f'<svg class="interval {color}" aria-hidden="true">{_hint(hint)}<line class="zero" x1="{zero}" x2="{zero}" y1="0" '
-        f'y2="100%"/>{whisker}<circle cx="{x}" cy="50%" r="4"/></svg>'
+        f'<svg class="interval {color}" aria-hidden="true">{_hint(hint)}<line class="zero" x1="{zero}" x2="{zero}" '
+        f'y1="0" y2="100%"/>{whisker}<circle cx="{x}" cy="50%" r="4"/></svg>'
     )
 
 

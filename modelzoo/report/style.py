@@ -148,18 +148,19 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
 .sign { flex: none; width: 1.5rem; height: 1.5rem; border-radius: 50%; display: grid; place-items: center;
   font-size: .85rem; font-weight: 700; color: var(--tone); background: var(--tint); }
 .rungs { table-layout: fixed; } .rungs + .rungs { margin-top: 1.4rem; }
-.rungs th:first-child { width: 25%; } .rungs th.number { width: 13%; } .rungs th.told { width: 18%; }
+.rungs thead th:first-child { width: 25%; } .rungs th.number { width: 13%; } .rungs th.told { width: 18%; }
 .rungs th.number:nth-child(5) { width: 11%; } .rungs tbody th { position: relative; vertical-align: top; }
 .rungs tbody th:has(.rung) { padding-left: 2.2rem; }
 .rung { position: absolute; left: 0; top: .55rem; width: 1.5rem; height: 1.5rem; border-radius: 50%; display: grid;
   place-items: center; background: var(--open-back); color: var(--open); font-size: .8rem; font-weight: 650; }
 .rungs .fill { position: relative; } .rungs .stair { width: 15%; } .rungs td.stair { border-bottom-color: transparent; }
-.rungs td.fill svg { position: absolute; top: 0; left: .5rem; width: calc(100% - 1rem); height: 100%; min-width: 0; overflow: visible; }
+.rungs td.fill svg { position: absolute; top: 0; left: .5rem; width: calc(100% - 1rem);
+  height: 100%; min-width: 0; overflow: visible; }
 .rungs tbody td.fill { padding: 0; } .rungs th.fill { padding-left: 0; }
 .rungs .under { fill: transparent; } .rungs .whisker { stroke-width: 4; }
 .rungs .path { stroke: var(--dim); stroke-width: 1.5; } .rungs .move { stroke: var(--tone); stroke-width: 6; }
 .rungs .stair circle { fill: var(--text); stroke: var(--paper); stroke-width: 1.5; }
-.rungs tfoot td { border: 0; height: 2rem; } .rungs tbody tr:last-child td.stair { border-bottom: 1px solid transparent; }
+.rungs tfoot td { border: 0; height: 2rem; }
 .axis text { fill: var(--dim); font-size: 12px; }
 .notes li { margin-bottom: .3rem; max-width: 46rem; } .notes { padding-left: 1.2rem; font-size: .93rem; }
 
@@ -175,7 +176,8 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   .cards th, .cards td { padding: .1rem 0; border: 0; min-width: 0; }
   .cards td { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; text-align: right; }
   .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left; flex: none; }
-  .rungs tfoot, .rungs .stair { display: none !important; } .rungs td.fill { height: 2.4rem; width: auto; }
+  .rungs tfoot, .rungs .stair, .rungs .fill.bare { display: none !important; }
+  .rungs td.fill { height: 2.4rem; width: auto; }
   .cards td.wide { display: block; } .cards td.wide::before { content: none; } .cards td:empty { display: none; }
 }
 @media screen and (max-width: 44rem) {
