@@ -29,11 +29,10 @@ def same_batches(runs: Sequence[RunResult]) -> Check:
         if len(group) > 1 and common:
             step = max(common)
             compared, furthest = compared + len(group), max(furthest, step)
-            by_chain = {chain[step]: run.arm for chain, run in zip(reversed(chains), reversed(group), strict=True)}
-            if len(by_chain) > 1:
-                apart.append(
-                    f"seed {seed}: {' and '.join(by_chain.values())} had read different batches by step {step:,}"
-                )
+            others = [run.arm for chain, run in zip(chains, group, strict=True) if chain[step] != chains[0][step]]
+            if others:
+                than = f"other batches than {group[0].arm} by step {step:,}"
+                apart.append(f"seed {seed}: {', '.join(others)} had read {than}")
     name = "same batches, by their hashes"
     if apart:
         return _check(name, False, "; ".join(apart))

@@ -136,7 +136,8 @@ def _zero(scale: IntervalScale) -> str:
 def _stair(
     arms: Mapping[str, Mapping[str, Any]], main: Sequence[str], number: int, scale: IntervalScale, color: str
 ) -> str:
-    """The line enters at the top where the last step had come to, and leaves at the bottom where this one has."""
+    """The line enters at the top where the last step had come to, and leaves at the bottom where this one has; what is
+    between has the colour of the step's verdict."""
     value = arms[main[number]]["from_baseline"]
     known = [arms[name]["from_baseline"] for name in main[:number] if arms[name]["from_baseline"] is not None]
     parts = [_line("zero", scale, 0, 0, 100)]
@@ -144,10 +145,8 @@ def _stair(
         before = known[-1] if known else value
         if known:
             parts.append(_line("path", scale, before, 0, 50))
-            color = "good" if value < before else "bad"
-            parts.append(
-                f'<line class="move {color}" x1="{_at(scale, before)}" x2="{_at(scale, value)}" y1="50%" y2="50%"/>'
-            )
+            ends = f'x1="{_at(scale, before)}" x2="{_at(scale, value)}"'
+            parts.append(f'<line class="move {color}" {ends} y1="50%" y2="50%"/>')
         if number < len(main) - 1:
             parts.append(_line("path", scale, value, 50, 100))
         parts.append(f'<circle cx="{_at(scale, value)}" cy="50%" r="4.5"/>')

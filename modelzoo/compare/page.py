@@ -24,7 +24,7 @@ from modelzoo.compare.evidence import (
 from modelzoo.compare.ladder import chain, effect_chart
 from modelzoo.compare.results import collect
 from modelzoo.files import write_text
-from modelzoo.report.charts import IntervalScale
+from modelzoo.report.charts import IntervalScale, shortened
 from modelzoo.report.numbers import count, percent, percent_interval
 from modelzoo.report.page import absent, details, page, section, text
 from modelzoo.report.tables import Column, Html, table
@@ -188,7 +188,9 @@ def _arms(report: Mapping[str, Any]) -> str:
     uneven = len({arm["bytes_per_token"] for arm in arms}) > 1
     speeds = {name: found["training"] for name, found in (report["speed"] or {}).items()}
     columns = [Column("arm")]
-    columns += [Column("bits per byte" if name == primary else name, number=True) for name in names if domains]
+    columns += [
+        Column("bits per byte" if name == primary else shortened(name), number=True) for name in names if domains
+    ]
     columns += [Column("parameters", number=True), Column("FLOPs a token", number=True)]
     columns += [Column("bytes a token", number=True)] if uneven else []
     columns += [Column("tokens/s", number=True), Column("memory", number=True)]

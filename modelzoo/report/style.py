@@ -154,14 +154,14 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
 .rung { position: absolute; left: 0; top: .55rem; width: 1.5rem; height: 1.5rem; border-radius: 50%; display: grid;
   place-items: center; background: var(--open-back); color: var(--open); font-size: .8rem; font-weight: 650; }
 .rungs .fill { position: relative; } .rungs .stair { width: 15%; } .rungs td.stair { border-bottom-color: transparent; }
-.rungs td.fill svg { position: absolute; top: 0; left: .5rem; width: calc(100% - 1rem);
-  height: 100%; min-width: 0; overflow: visible; }
+.rungs td.fill svg { position: absolute; top: -1px; left: .5rem; width: calc(100% - 1rem);
+  height: calc(100% + 1px); min-width: 0; overflow: visible; }
 .rungs tbody td.fill { padding: 0; } .rungs th.fill { padding-left: 0; }
 .rungs .under { fill: transparent; } .rungs .whisker { stroke-width: 4; }
 .rungs .path { stroke: var(--dim); stroke-width: 1.5; } .rungs .move { stroke: var(--tone); stroke-width: 6; }
 .rungs .stair circle { fill: var(--text); stroke: var(--paper); stroke-width: 1.5; }
 .rungs tfoot td { border: 0; height: 2rem; }
-.axis text { fill: var(--dim); font-size: 12px; }
+.axis text { fill: var(--dim); font-size: .75rem; }
 .notes li { margin-bottom: .3rem; max-width: 46rem; } .notes { padding-left: 1.2rem; font-size: .93rem; }
 
 @media (max-width: 64rem) {
@@ -175,7 +175,8 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   .cards tr { padding: .6rem 0; border-bottom: 1px solid var(--line); } .cards tr:last-child { border: 0; }
   .cards th, .cards td { padding: .1rem 0; border: 0; min-width: 0; }
   .cards td { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; text-align: right; }
-  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left; flex: none; }
+  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left;
+    white-space: normal; }
   .rungs tfoot, .rungs .stair, .rungs .fill.bare { display: none !important; }
   .rungs td.fill { height: 2.4rem; width: auto; }
   .cards td.wide { display: block; } .cards td.wide::before { content: none; } .cards td:empty { display: none; }
@@ -200,6 +201,7 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   section { margin-top: 1.6rem; } h2, h3, .lead { break-after: avoid; }
   figure, tr, .tiles, .answer, .steps li, .sample { break-inside: avoid; }
   .cards tbody th { min-width: 8rem; } .cards th, .cards td { padding-right: .8rem; } .interval { min-width: 6rem; }
+  .rungs .pill { font-size: .78rem; padding: .05rem .45rem; } .rungs tfoot { display: table-row-group; }
   .chart details, .tip { display: none; } .plot, .large .plot { height: 13rem; }
   .card, .chart, .tiles > div { border-color: #ccc; }
 }
