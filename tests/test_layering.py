@@ -29,6 +29,23 @@ ALLOWED = {
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
     "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
     "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
+    "modelzoo.compare": CONFIG_LAYER | {"modelzoo.compare"},
+    **{  # the report of a study, from its files alone
+        f"modelzoo.compare.{name}": CONFIG_LAYER | {"modelzoo.compare", "modelzoo.report"}
+        for name in (
+            "answer",
+            "checks_after",
+            "curve_charts",
+            "curves",
+            "effects",
+            "evidence",
+            "ladder",
+            "page",
+            "results",
+            "run_results",
+            "summary",
+        )
+    },
     "modelzoo.evaluate": CONFIG_LAYER
     | {"modelzoo.evaluate", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.trainer.accelerator"},
     "modelzoo.mup": CONFIG_LAYER | {"modelzoo.mup", "modelzoo.model", "modelzoo.optimizer"},
@@ -71,7 +88,8 @@ WITHOUT_TORCH = [
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
     "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
     "modelzoo.model.lora_config", "modelzoo.compare.plan", "modelzoo.compare.execution", "modelzoo.cli.compare",
-    "modelzoo.compare.command_line",
+    "modelzoo.compare.command_line", "modelzoo.compare.page", "modelzoo.compare.results",
+    "modelzoo.compare.summary",
 ]  # fmt: skip
 
 

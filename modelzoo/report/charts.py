@@ -84,9 +84,15 @@ def line_chart(
 
 
 def interval_mark(
-    value: float, interval: Sequence[float] | None, scale: "IntervalScale", color: str = "", limit: float | None = None
+    value: float,
+    interval: Sequence[float] | None,
+    scale: "IntervalScale",
+    color: str = "",
+    limit: float | None = None,
+    hint: str = "",
 ) -> str:
-    """A dot with its interval, beside others on the same scale; `limit` is marked. The numbers stand next to it."""
+    """A dot with its interval, beside others on the same scale; `limit` is marked. The numbers stand next to it, and
+    `hint` shows under the pointer."""
     x = f"{100 * scale.place(value):.2f}%"
     whisker = ""
     if interval is not None:
@@ -97,9 +103,13 @@ def interval_mark(
         at = f"{100 * scale.place(limit):.2f}%"
         whisker = f'<line class="limit" x1="{at}" x2="{at}" y1="0" y2="100%"/>' + whisker
     return (
-        f'<svg class="interval {color}" aria-hidden="true"><line class="zero" x1="{zero}" x2="{zero}" y1="0" '
-        f'y2="100%"/>{whisker}<circle cx="{x}" cy="50%" r="4"/></svg>'
+        f'<svg class="interval {color}" aria-hidden="true">{_hint(hint)}<line class="zero" x1="{zero}" x2="{zero}" '
+        f'y1="0" y2="100%"/>{whisker}<circle cx="{x}" cy="50%" r="4"/></svg>'
     )
+
+
+def _hint(hint: str) -> str:
+    return f"<title>{text(hint)}</title>" if hint else ""
 
 
 class IntervalScale:

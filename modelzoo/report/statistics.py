@@ -46,10 +46,13 @@ class Change:
         return -1 if high < 0 else 1 if low > 0 else 0
 
 
-def paired_changes(before: np.ndarray, afters: np.ndarray, tokens: np.ndarray, seed: int = 0) -> list[Change]:
+def paired_changes(
+    before: np.ndarray, afters: np.ndarray, tokens: np.ndarray, seed: int = 0, confidence: float = CONFIDENCE
+) -> list[Change]:
     """The change from `before` (n,) to each row of `afters` (k, n): sums of losses over the same n blocks.
 
-    `tokens` (n,) are the blocks' sizes. All k share their resamples, so a curve's intervals fit together.
+    `tokens` (n,) are the blocks' sizes, in tokens or bytes. All k share their resamples, so a curve's intervals fit
+    together. `confidence` is that of each interval.
     """
     assert before.shape == tokens.shape == afters.shape[1:], (before.shape, tokens.shape, afters.shape)
     assert (tokens > 0).all()
@@ -57,7 +60,9 @@ def paired_changes(before: np.ndarray, afters: np.ndarray, tokens: np.ndarray, s
     sizes, start, ends = joined[0], joined[1], np.stack(joined[2:])
     gains = ends - start  # zero where nothing changed, and so is all that is computed of it
     relative = gains.sum(1) / start.sum()
-    intervals = _intervals(start, gains, relative, seed) if len(start) >= FEWEST_BLOCKS else [None] * len(ends)
+    intervals: list[tuple[float, float] | None] = [None] * len(ends)
+    if len(start) >= FEWEST_BLOCKS:
+        intervals = _intervals(start, gains, relative, seed, confidence)
     better, worse = (gains < 0).sum(1), (gains > 0).sum(1)
     return [
         Change(
@@ -82,7 +87,7 @@ def _joined(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _intervals(
-    start: np.ndarray, gains: np.ndarray, relative: np.ndarray, seed: int
+    start: np.ndarray, gains: np.ndarray, relative: np.ndarray, seed: int, confidence: float
 ) -> list[tuple[float, float] | None]:
     """BCa intervals (Efron 1987) of sum(gains) / sum(start): the percentiles, corrected for bias and skew."""
     num_blocks = len(start)
@@ -98,17 +103,17 @@ def _intervals(
     away = without.mean(1, keepdims=True) - without
     spread = (away**2).sum(1) ** 1.5
     acceleration = np.divide((away**3).sum(1), 6 * spread, out=np.zeros(len(gains)), where=spread > 0)
-    return [_bca(drawn[:, i], float(relative[i]), float(acceleration[i])) for i in range(len(gains))]
+    return [_bca(drawn[:, i], float(relative[i]), float(acceleration[i]), confidence) for i in range(len(gains))]
 
 
-def _bca(drawn: np.ndarray, value: float, acceleration: float) -> tuple[float, float]:
+def _bca(drawn: np.ndarray, value: float, acceleration: float, confidence: float) -> tuple[float, float]:
     """The interval from sorted resamples (R,)."""
     if drawn[0] == drawn[-1]:
         return value, value
     below = (np.searchsorted(drawn, value, "left") + np.searchsorted(drawn, value, "right")) / 2 / len(drawn)
     bias = _NORMAL.inv_cdf(min(max(below, 0.5 / len(drawn)), 1 - 0.5 / len(drawn)))
     ends = []
-    for quantile in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
+    for quantile in ((1 - confidence) / 2, (1 + confidence) / 2):
         z = bias + _NORMAL.inv_cdf(quantile)
         ends.append(float(np.quantile(drawn, _NORMAL.cdf(bias + z / (1 - acceleration * z)))))
     return ends[0], ends[1]

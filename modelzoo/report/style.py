@@ -47,7 +47,7 @@ section { margin-top: 3rem; }
 a { color: var(--focus); }
 code { font: .88em ui-monospace, Menlo, Consolas, "Liberation Mono", monospace; overflow-wrap: anywhere; }
 .command { display: block; background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
-  padding: .6rem .8rem; margin: 0 0 1rem; }
+  padding: .6rem .8rem; margin: 0 0 1rem; user-select: all; }
 :focus-visible { outline: 2px solid var(--focus); outline-offset: 3px; border-radius: 4px; }
 
 .answer { display: flex; gap: 1.1rem; padding: 1.3rem 1.5rem 1rem; border-radius: 12px; background: var(--tint);
@@ -137,6 +137,31 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .9rem 1.6rem;
   margin: 0 0 1rem; }
 .facts dt { color: var(--dim); font-size: .85rem; } .facts dd { margin: 0; overflow-wrap: anywhere; }
+.card + h3 { margin-top: 1.6rem; } .card + details, .grid2 + details, .card + .card { margin-top: .8rem; }
+.warning { border-left: 3px solid var(--bad); background: var(--bad-back); border-radius: 0 8px 8px 0;
+  padding: .6rem .9rem; margin: .8rem 0 0; max-width: none; font-size: .93rem; } .warning b { color: var(--bad); }
+.answer + .absent, .warning + .absent { margin-top: .8rem; } .absent ul { margin: .1rem 0 0; padding-left: 1.1rem; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.checks { list-style: none; margin: 0; display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 2.5rem; }
+.checks li { display: flex; gap: .8rem; padding: .55rem 0; } .checks div { position: relative; min-width: 0; }
+.checks b { font-weight: 600; } .checks small { display: block; }
+.sign { flex: none; width: 1.5rem; height: 1.5rem; border-radius: 50%; display: grid; place-items: center;
+  font-size: .85rem; font-weight: 700; color: var(--tone); background: var(--tint); }
+.rungs { table-layout: fixed; } .rungs + .rungs { margin-top: 1.4rem; }
+.rungs thead th:first-child { width: 25%; } .rungs th.number { width: 13%; } .rungs th.told { width: 18%; }
+.rungs th.number:nth-child(5) { width: 11%; } .rungs tbody th { position: relative; vertical-align: top; }
+.rungs tbody th:has(.rung) { padding-left: 2.2rem; }
+.rung { position: absolute; left: 0; top: .55rem; width: 1.5rem; height: 1.5rem; border-radius: 50%; display: grid;
+  place-items: center; background: var(--open-back); color: var(--open); font-size: .8rem; font-weight: 650; }
+.rungs .fill { position: relative; } .rungs .stair { width: 15%; } .rungs td.stair { border-bottom-color: transparent; }
+.rungs td.fill svg { position: absolute; top: -1px; left: .5rem; width: calc(100% - 1rem);
+  height: calc(100% + 1px); min-width: 0; overflow: visible; }
+.rungs tbody td.fill { padding: 0; } .rungs th.fill { padding-left: 0; }
+.rungs .under { fill: transparent; } .rungs .whisker { stroke-width: 4; }
+.rungs .path { stroke: var(--dim); stroke-width: 1.5; } .rungs .move { stroke: var(--tone); stroke-width: 6; }
+.rungs .stair circle { fill: var(--text); stroke: var(--paper); stroke-width: 1.5; }
+.rungs tfoot td { border: 0; height: 2rem; }
+.axis text { fill: var(--dim); font-size: .75rem; }
 .notes li { margin-bottom: .3rem; max-width: 46rem; } .notes { padding-left: 1.2rem; font-size: .93rem; }
 
 @media (max-width: 64rem) {
@@ -150,7 +175,10 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   .cards tr { padding: .6rem 0; border-bottom: 1px solid var(--line); } .cards tr:last-child { border: 0; }
   .cards th, .cards td { padding: .1rem 0; border: 0; min-width: 0; }
   .cards td { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; text-align: right; }
-  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left; flex: none; }
+  .cards td::before { content: attr(data-name); color: var(--dim); font-size: .88rem; text-align: left;
+    white-space: normal; }
+  .rungs tfoot, .rungs .stair, .rungs .fill.bare { display: none !important; }
+  .rungs td.fill { height: 2.4rem; width: auto; }
   .cards td.wide { display: block; } .cards td.wide::before { content: none; } .cards td:empty { display: none; }
 }
 @media screen and (max-width: 44rem) {
@@ -163,7 +191,7 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   .grid2, .grid3, .pair { grid-template-columns: minmax(0, 1fr); } .pair { gap: 1rem; }
   .chart { padding: .8rem .8rem .6rem; } .plot, .large .plot { height: 14rem; margin-left: 2.9rem; }
   .tip { white-space: normal; }
-  .cards tbody { grid-template-columns: minmax(0, 1fr); }
+  .cards tbody, .checks { grid-template-columns: minmax(0, 1fr); }
   .card { padding: .5rem .9rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .7rem 1rem; }
 }
 @media print {
@@ -173,6 +201,7 @@ blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-fam
   section { margin-top: 1.6rem; } h2, h3, .lead { break-after: avoid; }
   figure, tr, .tiles, .answer, .steps li, .sample { break-inside: avoid; }
   .cards tbody th { min-width: 8rem; } .cards th, .cards td { padding-right: .8rem; } .interval { min-width: 6rem; }
+  .rungs .pill { font-size: .78rem; padding: .05rem .45rem; } .rungs tfoot { display: table-row-group; }
   .chart details, .tip { display: none; } .plot, .large .plot { height: 13rem; }
   .card, .chart, .tiles > div { border-color: #ccc; }
 }

@@ -1,0 +1,101 @@
+"""What can be known of a comparison's fairness only when the runs are there: what they read, and on what they ran."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelzoo.compare.run_results import RunResult
+
+MACHINE = {"device": "device", "name": "processor", "threads": "threads", "ranks": "ranks", "precision": "precision",
+           "torch": "torch"}  # fmt: skip
+Check = dict[str, Any]
+"""`check`, `held` (true, false, or null where it cannot be known), `detail`."""
+
+
+def checks_after(plan: Mapping[str, Any], runs: Sequence[RunResult]) -> list[Check]:
+    """Of runs that have ended."""
+    return [same_batches(runs), tokens_seen(plan, runs), same_documents(runs), same_machine(runs)] if runs else []
+
+
+def same_batches(runs: Sequence[RunResult]) -> Check:
+    """Arms that read one dataset in batches of one size: the chain of hashes over all batches, seed by seed."""
+    groups: dict[tuple[int, str], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.seed, _data_of(run)), []).append(run)
+    compared, apart, furthest = 0, [], 0
+    for (seed, _), group in groups.items():
+        chains = [_chains(run) for run in group]
+        common = set.intersection(*map(set, chains))
+        if len(group) > 1 and common:
+            step = max(common)
+            compared, furthest = compared + len(group), max(furthest, step)
+            others = [run.arm for chain, run in zip(chains, group, strict=True) if chain[step] != chains[0][step]]
+            if others:
+                than = f"other batches than {group[0].arm} by step {step:,}"
+                apart.append(f"seed {seed}: {', '.join(others)} had read {than}")
+    name = "same batches, by their hashes"
+    if apart:
+        return _check(name, False, "; ".join(apart))
+    if compared < 2:
+        return _check(
+            name, None, "no two runs of a seed read one dataset in batches of one size and noted their hashes"
+        )
+    rest = len(runs) - compared
+    more = f"; {rest} with data of their own" if rest else ""
+    return _check(name, True, f"one chain for each seed up to step {furthest:,}, in {compared} runs{more}")
+
+
+def tokens_seen(plan: Mapping[str, Any], runs: Sequence[RunResult]) -> Check:
+    """Against what the plan gave them."""
+    planned = {arm["name"]: arm["tokens"] for arm in plan["arms"]}
+    other = [
+        f"{run.arm}, seed {run.seed}: {run.tokens:,} of {planned[run.arm]:,}"
+        for run in runs
+        if run.tokens != planned[run.arm]
+    ]
+    return _check("tokens seen are the tokens planned", not other, "; ".join(other) or f"in all {len(runs)} runs")
+
+
+def same_documents(runs: Sequence[RunResult]) -> Check:
+    """The held-out ones, by the hash of their text."""
+    hashes = {
+        json.dumps({name: losses.documents_sha256 for name, losses in (run.held_out or {}).items()}, sort_keys=True)
+        for run in runs
+    }
+    num_bytes = [losses.num_bytes for losses in (runs[0].held_out or {}).values()]
+    text = f"{sum(map(len, num_bytes)):,} documents of {sum(sizes.sum() for sizes in num_bytes):,.0f} bytes"
+    equal = len(hashes) == 1
+    detail = text if equal else f"the runs were measured on {len(hashes)} different sets of documents"
+    return _check("measured on the same held-out documents", equal, detail)
+
+
+def same_machine(runs: Sequence[RunResult]) -> Check:
+    """Processor, threads, precision and torch: where they differ, so may the last digits, and speeds do not compare."""
+    name = "same machine, precision and torch"
+    if without := [run for run in runs if not run.files.machine]:
+        return _check(name, None, f"of {len(without)} of {len(runs)} runs it is not known")
+    apart = [
+        f"{label}: {', '.join(values)}"
+        for key, label in MACHINE.items()
+        if len(values := list(dict.fromkeys(str(run.files.machine.get(key)) for run in runs))) > 1
+    ]
+    one = runs[0].files.machine
+    shown = ", ".join(str(one[key]) for key in ("device", "name", "precision") if key in one)
+    return _check(
+        name, not apart, "; ".join(apart) or f"{shown}, {one.get('threads')} threads, torch {one.get('torch')}"
+    )
+
+
+def _data_of(run: RunResult) -> str:
+    """What decides the batches, but for the seed."""
+    data = run.files.setting("data", default={})
+    read = {key: value for key, value in data.items() if key != "validation"}
+    return json.dumps([read, run.files.setting("trainer", "global_batch_size")], sort_keys=True, default=str)
+
+
+def _chains(run: RunResult) -> dict[int, str]:
+    return {record["step"]: record["batches_sha256"] for record in run.files.metrics if record.get("batches_sha256")}
+
+
+def _check(check: str, held: bool | None, detail: str) -> Check:
+    return {"check": check, "held": held, "detail": detail}

@@ -1,0 +1,265 @@
+"""The lower part of a study's page: speed, seeds, checks, differences and how to run it again."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from modelzoo.compare.curve_charts import sweep_chart
+from modelzoo.compare.ladder import chain, tone
+from modelzoo.report.charts import IntervalScale, interval_mark
+from modelzoo.report.numbers import count, duration, general, percent, percent_interval, probability
+from modelzoo.report.page import absent, details, section, text
+from modelzoo.report.tables import Column, Html, facts, table
+
+MOST_COLUMNS = 4
+"""More domains, or seeds, than these stand in one cell."""
+MACHINE = {"device": "device", "name": "processor", "threads": "threads", "precision": "precision", "ranks": "ranks",
+           "system": "system"}  # fmt: skip
+
+
+def mark(value: float, interval: Sequence[float] | None, scale: IntervalScale, verdict: str | None) -> str:
+    """A change with its interval, in the verdict's colour."""
+    return interval_mark(value, interval, scale, tone(verdict), hint=f"{percent(value)} ({percent_interval(interval)})")
+
+
+def pill(verdict: str) -> str:
+    """A verdict in its colour."""
+    return f'<span class="pill {tone(verdict)}">{text(verdict)}</span>'
+
+
+def against(arm: Mapping[str, Any]) -> str:
+    """What an arm is compared with, and the seeds that it lacks."""
+    lost = f"; without seed {', '.join(map(str, arm['missing_seeds']))}" if arm["missing_seeds"] else ""
+    return (f"against {arm['against']}" if arm["against"] else "the baseline") + lost
+
+
+def number(value: float | None, form: str) -> str:
+    """A dash where there is none."""
+    return "–" if value is None else form.format(value)
+
+
+# ---------------------------------------------------------------------- speed
+
+
+def speed(report: Mapping[str, Any]) -> str:
+    """Tokens per second of training and of generating, against the arm that each is compared with."""
+    if report["speed"] is None:
+        fill = "Tokens per second above are of the runs' own clocks, one run after the other, so they do not compare."
+        return section("Speed", [absent("The arms were not timed side by side.", fill)], name="speed")
+    parts = [
+        f'<h3>{title}</h3><div class="card">{_speeds(report["speed"], report["arms"], key, title)}</div>'
+        for key, title in (("training", "Training"), ("generation", "Generation"))
+        if any(found[key] for found in report["speed"].values())
+    ]
+    if any(found["all_reduces"] for found in report["speed"].values()):
+        columns = [
+            Column("arm"),
+            Column("forward", number=True),
+            Column("backward", number=True),
+            Column("", wide=True),
+        ]
+        rows = [
+            (name, f"{reduces['forward']:g}", f"{reduces['backward']:g}", "")
+            for name, found in report["speed"].items()
+            if (reduces := found["all_reduces"])
+        ]
+        parts.append("<h3>All-reduces of a layer under tensor parallel</h3>")
+        parts.append(f'<div class="card">{table("All-reduces a layer", columns, rows)}</div>')
+    of = report["speed_of"]
+    lead = (
+        f"Timed in turn, {of['rounds']} rounds, so that what else the machine did fell on all alike ({of['device']}, "
+        f"{of['threads']} threads, {of['precision']}). The change is the median of the rounds; its interval is of the "
+        "median, and holds for all comparisons together. Of one machine: another may tell another story."
+    )
+    return section("Speed", parts, lead, "speed")
+
+
+def _speeds(speed: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], key: str, title: str) -> str:
+    by_name = {arm["name"]: arm for arm in arms}
+    timed = {name: found[key] for name, found in speed.items() if found[key]}
+    changes = {name: found["ratio"] - 1 for name, found in timed.items() if found["ratio"] is not None}
+    intervals = {n: [end - 1 for end in timed[n]["interval"]] if timed[n]["interval"] else None for n in changes}
+    scale = IntervalScale(list(changes.values()), list(intervals.values()))
+    uneven = key == "training" and len({arm["bytes_per_token"] for arm in arms}) > 1
+    columns = [Column("arm"), Column("tokens/s", number=True), *([Column("bytes/s", number=True)] if uneven else []),
+               Column("change", number=True), Column("interval", number=True), Column("slower ← 0 → faster", wide=True),
+               Column("verdict")]  # fmt: skip
+    rows = []
+    for name, found in timed.items():
+        per_token = by_name[name]["bytes_per_token"]
+        read = ["–" if per_token is None else count(found["per_second"] * per_token)] if uneven else []
+        compared = name in changes
+        rows.append(
+            [
+                Html(f"{text(name)}<small>{text(against(by_name[name] | {'missing_seeds': ()}))}</small>"),
+                count(found["per_second"]),
+                *read,
+                percent(changes[name]) if compared else "",
+                percent_interval(intervals[name]) if compared else "",
+                Html(mark(changes[name], intervals[name], scale, found["verdict"]) if compared else ""),
+                Html(pill(found["verdict"]) if compared else ""),
+            ]
+        )
+    return table(title, columns, rows)
+
+
+# ---------------------------------------------------------------------- what it rests on
+
+
+def seed_tables(report: Mapping[str, Any]) -> str:
+    """The change, and bits per byte, of each seed."""
+    effects = [effect for effect in report["effects"] if effect["domain"] == report["primary"]]
+    if not effects:
+        return ""
+    seeds = report["seeds"]
+    wide = len(seeds) <= MOST_COLUMNS + 1
+    own = [Column(f"seed {seed}", number=True) for seed in seeds] if wide else [Column("seeds", wide=True)]
+    columns = [Column("change"), *own, Column("seeds better", number=True), Column("documents better", number=True)]
+    rows = []
+    for effect in effects:
+        by_seed = dict(zip(effect["seeds"], effect["by_seed"], strict=True))
+        shown = [percent(by_seed[seed]) if seed in by_seed else "–" for seed in seeds]
+        rows.append(
+            [
+                Html(f"{text(effect['arm'])}<small>against {text(effect['against'])}</small>"),
+                *(shown if wide else [" · ".join(shown)]),
+                Html(_split(effect["seeds_better"], len(effect["seeds"]), effect["seeds_sign_test"])),
+                Html(_split(effect["documents_better"], effect["documents"], effect["documents_sign_test"])),
+            ]
+        )
+    levels = [Column("bits per byte"), *own, Column("mean", number=True)]
+    values = []
+    for arm in report["arms"]:
+        of_seed = {seed["seed"]: seed["bits_per_byte"].get(report["primary"]) for seed in arm["seeds"]}
+        shown = [number(of_seed.get(seed), "{:.4f}") for seed in seeds]
+        mean = number(arm["bits_per_byte"].get(report["primary"]), "{:.4f}")
+        values.append([arm["name"], *(shown if wide else [" · ".join(shown)]), mean])
+    lead = (
+        f"Two runs of one seed have the same order of data, so they are compared in pairs. {len(seeds)} seeds that all "
+        f"agree give the sign test p = {probability(report['smallest_p'])}; it cannot be smaller. The documents' "
+        "test is of these very runs: it knows nothing of other seeds."
+    )
+    parts = [f'<div class="card">{table("Change by seed", columns, rows)}</div>',
+             f'<div class="card">{table("Bits per byte by seed", levels, values)}</div>']  # fmt: skip
+    return section("Seed by seed", parts, lead, "seeds")
+
+
+def _split(better: int, total: int, p: float | None) -> str:
+    tested = "" if p is None else f"<small>p {text(probability(p) if p < 0.001 else f'= {p:.3f}')}</small>"
+    return f"<span>{better:,} of {total:,}{tested}</span>"
+
+
+def fairness(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Every check, with what was found."""
+    signs = {True: ("good", "✓", "held"), False: ("bad", "✕", "not held"), None: ("open", "–", "cannot be known")}
+    items = []
+    for check in checks:
+        color, sign, words = signs[check["held"]]
+        items.append(
+            f'<li class="{color}"><span class="sign" aria-hidden="true">{sign}</span><div><b>{text(check["check"])}</b>'
+            f'<span class="unseen"> ({words})</span><small>{text(check["detail"])}</small></div></li>'
+        )
+    lead = "Checked before the runs from their configs and data, and after them from what they wrote."
+    return section("Fairness", [f'<ul class="checks card">{"".join(items)}</ul>'], lead, "fairness")
+
+
+def config_differences(report: Mapping[str, Any]) -> str:
+    """Key by key, against the arm that each is compared with."""
+    columns = [Column("arm"), Column("key"), Column("there"), Column("in this arm")]
+    rows = []
+    for arm in report["arms"]:
+        for number, (key, theirs, ours) in enumerate(arm["differences"]):
+            name = f"{text(arm['name'])}<small>{text(against(arm | {'missing_seeds': ()}))}</small>"
+            shown = [Html(f"<code>{text(part)}</code>") for part in (key, _value(theirs), _value(ours))]
+            rows.append([Html(name if number == 0 else f'<span class="unseen">{text(arm["name"])}</span>'), *shown])
+        if arm["against"] and not arm["differences"]:
+            rows.append([Html(f"{text(arm['name'])}<small>against {text(arm['against'])}</small>"), "nothing", "", ""])
+    lead = "Exactly the keys in which an arm's config differs from that of the arm it is compared with."
+    parts = [f'<div class="card">{table("Differences", columns, rows)}</div>'] if rows else []
+    return section("What differs", parts, lead, "differences")
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def learning_rates(report: Mapping[str, Any]) -> str:
+    """Of the grid: what each rate came to, and the one that was chosen."""
+    if not report["sweep"]:
+        return ""
+    columns = [Column("arm"), Column("chosen learning rate", number=True), Column("", wide=True)]
+    rows = [
+        [
+            name,
+            general(found["chosen"]),
+            "at the edge of the grid: a better one may lie outside" if found["at_edge"] else "",
+        ]
+        for name, found in report["sweep"].items()
+    ]
+    chosen = table("Learning rates", columns, rows)
+    lead = "The same grid for every arm, on a seed that is not compared; each arm takes the best of its own."
+    parts = [f'<div class="grid2">{sweep_chart(report)}<div class="card">{chosen}</div></div>']
+    return section("Learning rates", parts, lead, "sweep")
+
+
+def reproduce(report: Mapping[str, Any]) -> str:
+    """Machine, versions, commands and folders."""
+    shown = {
+        label: str(report["machine"][key]) for key, label in MACHINE.items() if report["machine"].get(key) is not None
+    }
+    shown |= {name: str(version) for name, version in report["versions"].items() if name != "code_sha256"}
+    if "code_sha256" in report["versions"]:
+        shown["code that trains (sha256)"] = str(report["versions"]["code_sha256"])[:16]
+    took = [arm["seconds"] for arm in report["arms"] if arm["seconds"]]
+    if took:
+        runs = sum(arm["seconds"] * len(arm["seeds"]) for arm in report["arms"] if arm["seconds"])
+        shown["updates of all runs"] = duration(runs)
+    commands = "".join(f'<code class="command">{text(command)}</code>' for command in report["commands"])
+    parts = [facts(shown), f"<p>The same again; runs that are there already are not made again:</p>{commands}"]
+    if own := {arm["name"]: arm["command"] for arm in report["arms"] if arm.get("command")}:
+        lines = "".join(f'<p>{text(name)}</p><code class="command">{text(line)}</code>' for name, line in own.items())
+        parts.append(details("Each arm by itself", lines))
+    dirs = [[arm["name"], str(seed["seed"]), seed["dir"]] for arm in report["arms"] for seed in arm["seeds"]]
+    if dirs:
+        runs_table = table("Runs", [Column("arm"), Column("seed"), Column("folder", wide=True)], dirs)
+        parts.append(details("Folders of the runs", runs_table))
+    return section("What it was run on, and how to run it again", parts, name="reproduce")
+
+
+def how_to_read(report: Mapping[str, Any]) -> str:
+    """The terms, in plain words."""
+    items = "".join(f"<li>{text(note)}</li>" for note in _notes(report))
+    return section("How to read this", [f'<ul class="notes">{items}</ul>'], name="notes")
+
+
+def _notes(report: Mapping[str, Any]) -> Iterator[str]:
+    m, confidence = report["comparisons"], report["confidence"]
+    yield (
+        "Bits per byte: the loss in bits, spread over the bytes of the held-out text. It does not depend on the "
+        "tokenizer, and less is better."
+    )
+    yield "Change: the arm's bits per byte over those of the arm it is compared with, less one; below zero is better."
+    yield (
+        "Interval: where the change would lie for other seeds and other text of the same kind. Over seeds: Student's t "
+        "of the paired differences. Over text: a paired bootstrap over documents (10,000 resamples, bias-corrected and "
+        "accelerated). Both are joined by MOVER (Zou & Donner 2008)."
+    )
+    if m > 1:
+        yield (
+            f"With {m} comparisons each interval is of {100 * (1 - (1 - confidence) / m):.4g} %, so that all hold "
+            f"together with {100 * confidence:g} % (Bonferroni): were all arms equal, at least {100 * confidence:g} of "
+            "100 such studies would show no difference at all."
+        )
+    yield (
+        "No difference shown is not the same as equal: the interval says how large a difference could still be. With "
+        "few seeds it is wide; more seeds make it narrower."
+    )
+    if len(report["domains"]) > 1:
+        yield "The mean of the domains counts each the same, however long its text."
+    if len(chain(report["arms"])) > 2:
+        yield (
+            "A step's effect holds where the ladder takes it: on top of the steps before. In another order it may be "
+            "another. The sum of all steps has no interval of its own."
+        )
+    yield "The bands of the curves are the least and the greatest of the seeds."
+    yield "All numbers of this page, with more digits, are in report.json beside it."

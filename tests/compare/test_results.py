@@ -1,0 +1,252 @@
+"""The numbers of a study's report, by hand from its files; what is missing, unfair or broken is said."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from modelzoo.base_config import UserError
+from modelzoo.compare.page import write_report
+from modelzoo.compare.results import collect
+from modelzoo.compare.summary import WIDTH, summary
+from tests.compare.runs import LADDER, TOKENS_PER_STEP, TWO, Arm, Study
+
+
+def check(report, start):
+    (found,) = [entry for entry in report["fairness"] if entry["check"].startswith(start)]
+    return found
+
+
+def runs_of(folder, arm):
+    return sorted((folder.parent / "runs").glob(f"{arm}-seed_?-*"))
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_the_arithmetic_of_an_effect_from_the_files(tmp_path):
+    folder = Study().write(tmp_path)
+    report = collect(folder)
+    (effect,) = report["effects"]
+    by_hand = {}
+    for arm in ("gptj", "gpt_neox"):
+        sets = [json.loads((run / "held_out.json").read_text())["sets"][""] for run in runs_of(folder, arm)]
+        by_hand[arm] = [sum(found["loss_sums"]) / math.log(2) / sum(found["num_bytes"]) for found in sets]
+    before, after = (sum(values) / 3 for values in by_hand.values())
+    assert (effect["arm"], effect["against"], effect["domain"], effect["seeds"]) == (
+        "gpt_neox",
+        "gptj",
+        "text",
+        [0, 1, 2],
+    )
+    assert (effect["before"], effect["after"]) == pytest.approx((before, after), rel=1e-12)
+    assert effect["difference"] == pytest.approx(after - before, rel=1e-9)
+    assert effect["relative"] == pytest.approx(after / before - 1, rel=1e-9)
+    differences = [(b - a) / before for a, b in zip(*by_hand.values(), strict=True)]
+    assert effect["by_seed"] == pytest.approx(differences, rel=1e-9)
+    half = 4.302652729696142 * np.std(differences, ddof=1) / math.sqrt(3)
+    assert effect["interval_seeds"] == pytest.approx((effect["relative"] - half, effect["relative"] + half))
+    low, high = effect["interval"]
+    for end, side in ((low, 0), (high, 1)):
+        parts = (effect["interval_seeds"][side], effect["interval_text"][side])
+        assert abs(end - effect["relative"]) == pytest.approx(math.hypot(*(p - effect["relative"] for p in parts)))
+    assert report["arms"][1]["bits_per_byte"] == {"text": pytest.approx(after)}
+    assert report["arms"][1]["from_baseline"] == pytest.approx(after / before - 1)
+    assert report["answer"]["headline"].startswith("gpt_neox is better than gptj: 2.")
+    assert "(95 % interval −2." in report["answer"]["sentences"][0]
+    assert len(report["answer"]["sentences"]) == 3
+    assert all(entry["held"] for entry in report["fairness"])
+    assert report["missing"] == []
+
+
+def test_a_ladder_is_compared_step_by_step_and_the_mean_of_domains_decides(tmp_path):
+    report = collect(Study(arms=LADDER, domains=("code", "prose"), documents=12).write(tmp_path))
+    assert report["comparisons"] == 8
+    assert report["primary"] == "all"
+    primary = [effect for effect in report["effects"] if effect["domain"] == "all"]
+    assert [(effect["arm"], effect["against"]) for effect in primary] == [(arm.name, arm.against) for arm in LADDER[1:]]
+    effects = {(effect["arm"], effect["domain"]): effect for effect in report["effects"]}
+    for when in ("before", "after"):
+        of_domains = [effects["small_init", domain][when] for domain in ("code", "prose")]
+        assert effects["small_init", "all"][when] == pytest.approx(sum(of_domains) / 2)
+    narrow = collect(Study(name="two").write(tmp_path / "two"))["effects"][0]
+    wide = [effect["interval_seeds"] for effect in primary][5]
+    spread = np.std(effects["small_init", "all"]["by_seed"], ddof=1) / math.sqrt(3)
+    assert (wide[1] - wide[0]) / 2 / spread == pytest.approx(12.5897, abs=1e-3)  # t of 2 degrees at 1 - 0.05 / 8
+    assert narrow["interval_seeds"][0] < narrow["relative"]
+    assert len(report["answer"]["sentences"]) == 3
+    assert "for all 8 comparisons together" in report["answer"]["sentences"][0]
+
+
+def test_what_is_equal_and_what_one_seed_cannot_tell(tmp_path):
+    folder = Study(arms=[Arm("gptj"), Arm("again")]).write(tmp_path / "equal")
+    for own, other in zip(runs_of(folder, "gptj"), runs_of(folder, "again"), strict=True):
+        shutil.copy(own / "held_out.json", other / "held_out.json")
+    report = collect(folder)
+    assert report["effects"][0]["verdict"] == "equal"
+    assert report["answer"]["headline"] == "again and gptj are equal, bit by bit."
+    report = collect(Study(seeds=(0,)).write(tmp_path / "one"))
+    assert report["effects"][0]["verdict"] == "one seed"
+    assert report["effects"][0]["interval"] is None
+    assert report["answer"]["headline"].startswith("It cannot be said: one seed")
+    report = collect(Study(arms=[Arm("gptj"), Arm("other", 0.0001)]).write(tmp_path / "none"))
+    assert report["answer"]["headline"] == "No difference shown between other and gptj."
+    assert report["answer"]["sentences"][0].endswith("which may be chance.")
+
+
+def test_the_report_is_made_of_what_is_there(tmp_path):
+    folder = Study(missing=[("gpt_neox", 1)]).write(tmp_path)
+    shutil.rmtree(runs_of(folder, "gptj")[2])
+    report = write_report(folder)
+    assert report["effects"][0]["seeds"] == [0]
+    assert report["effects"][0]["verdict"] == "one seed"
+    assert [arm["missing_seeds"] for arm in report["arms"]] == [[2], [1]]
+    assert len(report["missing"]) == 2
+    assert report["missing"][0].startswith("gptj, seed 2: has not begun")
+    assert report["missing"][1].startswith("gpt_neox, seed 1: has not ended")
+    shutil.rmtree(folder.parent / "runs")
+    report = write_report(folder)
+    assert report["effects"] == []
+    assert report["answer"]["headline"].startswith("Nothing can be said yet")
+    assert len(report["missing"]) == 6
+    assert "has not begun" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_diverged_or_ended_elsewhere_is_not_compared(tmp_path):
+    folder = Study().write(tmp_path)
+    first, second = runs_of(folder, "gpt_neox")[:2]
+    edit(first / "held_out.json", lambda found: found["sets"][""]["loss_sums"].__setitem__(3, None))
+    edit(second / "held_out.json", lambda found: found.update(step=240))
+    report = collect(folder)
+    assert report["effects"][0]["seeds"] == [2]
+    assert "seed 0: has diverged" in report["missing"][0]
+    assert "seed 1: was measured at step 240 of 480" in report["missing"][1]
+
+
+def test_other_batches_are_found(tmp_path):
+    folder = Study().write(tmp_path)
+    assert check(collect(folder), "same batches")["detail"] == "one chain for each seed up to step 480, in 6 runs"
+    path = runs_of(folder, "gpt_neox")[1] / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-2]["batches_sha256"] = "0" * 64
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = collect(folder)
+    assert check(report, "same batches") == {
+        "check": "same batches, by their hashes", "held": False,
+        "detail": "seed 1: gpt_neox had read other batches than gptj by step 480",
+    }  # fmt: skip
+    assert (
+        "1 of 12 checks of fairness does not hold (same batches, by their hashes)" in report["answer"]["sentences"][1]
+    )
+    assert "Does not hold: same batches" in (write_report(folder) and (folder / "report.html").read_text())
+
+
+def test_data_of_two_tokenizers_has_no_chain_in_common(tmp_path):
+    arms = [Arm("gpt2_bpe"), Arm("neox_bpe", -0.01, bytes_per_token=3.8)]
+    report = collect(Study(arms=arms).write(tmp_path))
+    assert check(report, "same batches")["held"] is None
+    assert check(report, "measured on the same")["held"]
+    assert report["effects"][0]["verdict"] in ("better", "no difference shown")
+    ratio = report["arms"][1]["tokens_per_byte"]["text"] / report["arms"][0]["tokens_per_byte"]["text"]
+    assert ratio == pytest.approx(3.42 / 3.8, rel=0.01)
+
+
+def test_tokens_that_were_not_seen_are_found(tmp_path):
+    folder = Study().write(tmp_path)
+    edit(folder / "plan.json", lambda plan: plan["arms"][1].update(tokens=TOKENS_PER_STEP))
+    found = check(collect(folder), "tokens seen")
+    assert not found["held"]
+    assert found["detail"].startswith("gpt_neox, seed 0: 983,040 of 2,048")
+
+
+def test_other_documents_are_not_compared(tmp_path):
+    folder = Study().write(tmp_path)
+    for run in runs_of(folder, "gpt_neox"):
+        edit(run / "held_out.json", lambda found: found["sets"][""].update(documents_sha256="other"))
+    report = collect(folder)
+    assert not check(report, "measured on the same")["held"]
+    assert report["effects"] == []
+    assert report["missing"] == [
+        "gpt_neox is not compared with gptj: they have no seed in common with losses of the same held-out documents."
+    ]
+
+
+def test_speeds_of_two_machines_are_not_compared(tmp_path):
+    folder = Study(machines={"gpt_neox": {"precision": "bf16"}}, speed=False).write(tmp_path)
+    report = collect(folder)
+    assert check(report, "same machine") == {
+        "check": "same machine, precision and torch", "held": False, "detail": "precision: fp32, bf16",
+    }  # fmt: skip
+    assert [arm["tokens_per_second"] for arm in report["arms"]] == [None, None]
+    assert {p["seconds"] for p in report["curves"]["gptj"]["text"]} == {None}
+    assert "speeds and seconds are not compared" in report["missing"][0]
+    (runs_of(folder, "gptj")[0] / "machine.json").unlink()
+    assert check(collect(folder), "same machine")["held"] is None
+
+
+def test_speed_is_compared_round_by_round(tmp_path):
+    folder = Study().write(tmp_path)
+    report = collect(folder)
+    timed = json.loads((folder / "speed.json").read_text())["training"]
+    ratios = sorted(
+        a / b for a, b in zip(timed["gptj"]["step_seconds"], timed["gpt_neox"]["step_seconds"], strict=True)
+    )
+    found = report["speed"]["gpt_neox"]["training"]
+    assert found["ratio"] == pytest.approx(np.median(ratios))
+    assert found["interval"] == pytest.approx((ratios[5], ratios[14]))  # 20 coins: 5 to 15 is rarer than 0.05
+    assert found["verdict"] == "slower"
+    assert report["speed"]["gptj"]["training"]["ratio"] is None
+    assert report["arms"][0]["tokens_per_second"] == pytest.approx(9_400, rel=0.02)
+    assert report["arms"][0]["seconds"] == pytest.approx(480 * TOKENS_PER_STEP / 9_400, rel=0.02)
+
+
+def test_curves_and_learning_rates(tmp_path):
+    report = collect(Study(lr_grid=[1e-3, 3e-3], domains=("code", "prose")).write(tmp_path))
+    points = report["curves"]["gpt_neox"]["all"]
+    assert points[-1]["tokens"] == 480 * TOKENS_PER_STEP
+    assert points[-1]["bytes"] == pytest.approx(480 * TOKENS_PER_STEP * 3.42)
+    assert points[-1]["flops"] == 480 * TOKENS_PER_STEP * report["arms"][1]["flops_per_token"]
+    assert points[-1]["low"] < points[-1]["mean"] < points[-1]["high"]
+    domains = [report["curves"]["gpt_neox"][domain][-1]["mean"] for domain in ("code", "prose")]
+    assert points[-1]["mean"] == pytest.approx(sum(domains) / 2)
+    sweep = report["sweep"]["gptj"]
+    assert [rate for rate, _ in sweep["points"]] == [1e-3, 3e-3]
+    assert sweep["points"][1][1] < sweep["points"][0][1]
+    assert (sweep["chosen"], sweep["at_edge"]) == (3e-3, True)
+
+
+def test_few_documents_give_no_interval(tmp_path):
+    report = collect(Study(documents=9).write(tmp_path))
+    assert report["effects"][0]["interval"] is None
+    assert "9 held-out documents are fewer than 10" in report["missing"][0]
+
+
+def test_a_folder_without_a_study_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"holds no plan\.json"):
+        write_report(tmp_path)
+    folder = Study().write(tmp_path)
+    held_out = runs_of(folder, "gptj")[0] / "held_out.json"
+    held_out.write_text('{"schema": 1,')
+    with pytest.raises(UserError, match=r"held_out\.json: cannot be read"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("study", [Study(), Study(arms=LADDER, documents=10), Study(arms=TWO, missing=[("gptj", 0)])])
+def test_the_terminal_has_lines_of_80(tmp_path, study):
+    lines = summary(collect(study.write(tmp_path)))
+    assert max(map(len, lines)) <= WIDTH
+    assert "difference" in " ".join(lines) or "better" in lines[0]
+
+
+def test_the_report_is_json_and_comes_out_the_same(tmp_path):
+    folder = Study(lr_grid=[1e-3, 3e-3]).write(tmp_path)
+    report = write_report(folder)
+    text = (folder / "report.json").read_text()
+    assert json.loads(text) == json.loads(json.dumps(report))
+    write_report(folder)
+    assert (folder / "report.json").read_text() == text
