@@ -29,7 +29,6 @@ ALLOWED = {
     "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
     "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
     "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
-    "modelzoo.compare": CONFIG_LAYER | {"modelzoo.compare"},
     **{  # the report of a study, from its files alone
         f"modelzoo.compare.{name}": CONFIG_LAYER | {"modelzoo.compare", "modelzoo.report"}
         for name in (

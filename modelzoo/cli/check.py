@@ -8,6 +8,7 @@ from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import split_overrides
 
 if TYPE_CHECKING:
+    from modelzoo.compare.config import CompareConfig
     from modelzoo.run_config import RunConfig
 
 
@@ -16,22 +17,45 @@ def command(
 ) -> None:
     """Validate configs: every error at once, with file and line."""
     from modelzoo.cli.any_config import load_any
+    from modelzoo.compare.config import CompareConfig
     from modelzoo.run_config import RunConfig
 
     names, overrides = split_overrides(configs)
     failures = []
     for name in names:
+        notes: list[str] = []
         try:
             config = load_any(name, overrides)[0]
+            if isinstance(config, CompareConfig):
+                notes = study_notes(config)
         except UserError as error:
             failures.append(str(error))
             continue
         print(f"{name}: ok")
+        for note in notes:
+            print(f"  {note}")
         if isinstance(config, RunConfig):
             for note in [*config.notes(), *data_notes(config)]:
                 print(f"  {note}")
     if failures:
         raise UserError("\n".join(failures))
+
+
+def study_notes(study: "CompareConfig") -> list[str]:
+    """That the arms of a study compose and compare, and what it still needs from the disk."""
+    from pathlib import Path
+
+    from modelzoo.compare.arms import compose_arms, fit_size
+    from modelzoo.compare.fairness import check_configs
+    from modelzoo.compare.plan import make_plan
+
+    arms = fit_size(study, compose_arms(study))
+    paths = dict.fromkeys(source.path for arm in arms for source in arm.config.data.used_sources())
+    absent = [path for path in paths if not Path(path).is_dir()]
+    if absent:
+        check_configs(study, arms)
+        return [f"not there yet: {path}" + (" (see prepare)" if study.prepare else "") for path in absent]
+    return [f"{check.check}: {check.detail}" for check in make_plan(study, []).checks]
 
 
 def data_notes(config: "RunConfig") -> list[str]:

@@ -47,17 +47,19 @@ def differences(study: CompareConfig, arm: Arm, other: Arm) -> list[tuple[str, A
     return [change for change in found if change[0] not in (*BY_THE_STUDY, *rate)]
 
 
+def check_configs(study: CompareConfig, arms: Sequence[Arm]) -> None:
+    """What can be said before the data is there. UserError with all that is unfair."""
+    _refuse(study, [line for pair in _pairs(study, arms) for check in BY_CONFIG for line in check(study, *pair)])
+
+
 def check_fairness(study: CompareConfig, arms: Sequence[Arm]) -> list[Check]:
     """Every check of a study whose arms have their budget. UserError with all that is unfair."""
-    by_name = {arm.name: arm for arm in arms}
-    pairs = [(arm, by_name[other]) for arm in arms if (other := study.against(arm.name)) is not None]
-    unfair = [line for arm, other in pairs for line in _forbidden(study, arm, other)]
-    unfair += [line for arm, other in pairs for line in _sizes_apart(study, arm, other)]
-    unfair += [line for arm, other in pairs for line in _text_apart(arm, other)]
-    base = by_name[study.baseline_name]
+    pairs = _pairs(study, arms)
+    base = next(arm for arm in arms if arm.name == study.baseline_name)
+    unfair = [line for pair in pairs for check in BY_CONFIG for line in check(study, *pair)]
+    unfair += [line for pair in pairs for line in _text_apart(*pair)]
     unfair += [line for arm in arms for line in _schedules_apart(study, arm, base)]
-    if unfair:
-        raise UserError(f"study {study.name}: the comparison would not be fair:\n" + "\n".join(unfair))
+    _refuse(study, unfair)
     return [
         _differences(study, pairs),
         _same_documents(arms, pairs),
@@ -69,6 +71,17 @@ def check_fairness(study: CompareConfig, arms: Sequence[Arm]) -> list[Check]:
         _learning_rate(study, base),
         _seeds(study),
     ]
+
+
+def _pairs(study: CompareConfig, arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Each arm with the one that it is compared with."""
+    by_name = {arm.name: arm for arm in arms}
+    return [(arm, by_name[other]) for arm in arms if (other := study.against(arm.name)) is not None]
+
+
+def _refuse(study: CompareConfig, unfair: Sequence[str]) -> None:
+    if unfair:
+        raise UserError(f"study {study.name}: the comparison would not be fair:\n" + "\n".join(unfair))
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -97,6 +110,9 @@ def _sizes_apart(study: CompareConfig, arm: Arm, other: Arm) -> Iterator[str]:
             f"{ours / theirs - 1:+.2%}, and parameters.within is {rule.within:.2%}; set parameters.adjust_ffn_size="
             "true, or allow more"
         )
+
+
+BY_CONFIG = (_forbidden, _sizes_apart)
 
 
 def _text_apart(arm: Arm, other: Arm) -> Iterator[str]:

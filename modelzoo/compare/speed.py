@@ -20,7 +20,7 @@ from modelzoo.compare.other_processes import OtherProcesses
 from modelzoo.compare.timed_arm import TimedArm
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig
-from modelzoo.trainer.callbacks.continuation_report import machine
+from modelzoo.trainer.machine import machine
 
 SCHEMA = 1
 PROMPT_TOKENS = 64

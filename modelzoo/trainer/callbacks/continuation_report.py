@@ -1,22 +1,18 @@
 """Writes `report.html` and `report.json` at the end of a run: may the new model replace the old?"""
 
 import json
-import math
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from modelzoo.base_config import FromList, Problem
 from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
+from modelzoo.trainer.machine import MACHINE, machine
 
 if TYPE_CHECKING:
     from modelzoo.trainer.trainer import Trainer
-
-MACHINE = "machine.json"
 
 
 class ReportConfig(CallbackConfig):
@@ -49,9 +45,6 @@ class ContinuationReport(Callback):
     def __init__(self, config: ReportConfig):
         self.config = config
 
-    def on_train_start(self, trainer: "Trainer") -> None:
-        write_text(trainer.run_dir / MACHINE, json.dumps(machine(trainer)) + "\n")
-
     def on_train_end(self, trainer: "Trainer") -> None:
         from modelzoo.report.continuation import write_report
 
@@ -60,29 +53,3 @@ class ContinuationReport(Callback):
             write_text(trainer.run_dir / MACHINE, json.dumps(ended) + "\n")
         if trainer.is_complete and not trainer.evaluation_due:
             write_report(trainer.run_dir, self.config.new or ())
-
-
-def machine(trainer: "Trainer") -> dict[str, Any]:
-    """What a run's numbers depend on, and its speed above all."""
-    import torch
-
-    device = trainer.accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": device.type,
-        "name": name,
-        "threads": torch.get_num_threads(),
-        "ranks": math.prod(trainer.parallel.sizes),
-        "precision": trainer.accelerator.precision,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    """As the system calls it; Linux keeps the name in a file."""
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

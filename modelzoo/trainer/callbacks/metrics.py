@@ -1,10 +1,13 @@
-"""Writes every record as a line of JSON to `metrics.jsonl`."""
+"""Writes every record as a line of JSON to `metrics.jsonl`, and what the run is made on to `machine.json`."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelzoo.files import write_text
 from modelzoo.trainer.callbacks.base import Callback, CallbackConfig
 from modelzoo.trainer.json_lines import append_lines, keep_lines, read_lines
+from modelzoo.trainer.machine import MACHINE, machine
 
 if TYPE_CHECKING:
     from modelzoo.trainer.trainer import Trainer
@@ -35,6 +38,7 @@ class Metrics(Callback):
 
         keep_lines(path, stays)
         path.touch()
+        write_text(trainer.run_dir / MACHINE, json.dumps(machine(trainer)) + "\n")
 
     def on_rollback(self, trainer: "Trainer") -> None:
         """The same, but batches that were left out stay so."""
