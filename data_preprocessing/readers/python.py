@@ -45,7 +45,7 @@ class PythonReader(TreeReader):
 
 def docstrings(tree: ast.Module) -> list[str]:
     """Of the module, its classes and its functions, in their order, without indentation."""
-    return [inspect.cleandoc(node.value).strip() for _, node in _docstring_nodes(tree)]
+    return [inspect.cleandoc(str(node.value)).strip() for _, node in _docstring_nodes(tree)]
 
 
 def without_docstrings(source: str, tree: ast.Module) -> str:

@@ -20,6 +20,7 @@ from modelzoo.compare.other_processes import OtherProcesses
 from modelzoo.compare.timed_arm import TimedArm
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig
+from modelzoo.trainer.accelerator import keep_freed_memory
 from modelzoo.trainer.machine import machine
 
 SCHEMA = 1
@@ -139,6 +140,7 @@ def _alone(config: RunConfig) -> int | None:
 
 
 def _peak_memory(config: dict[str, Any]) -> int | None:
+    keep_freed_memory()  # as `modelzoo train` does
     arm = TimedArm(RunConfig.model_validate(config))
     for _ in range(MEMORY_STEPS):
         arm.update()
