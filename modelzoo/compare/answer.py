@@ -85,7 +85,11 @@ def _names(effects: Sequence[Mapping[str, Any]]) -> str:
     names = [effect["arm"] for effect in sorted(effects, key=lambda effect: -abs(effect["relative"]))]
     if len(names) > MOST_NAMED:
         names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return _listed(names)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def _held(report: Mapping[str, Any]) -> str:
@@ -98,7 +102,7 @@ def _held(report: Mapping[str, Any]) -> str:
         outcome = outcome.replace(" do not", " does not") if len(broken) == 1 else outcome
     rest = f", and {unknown} could not be made" if unknown else ""
     equal = [check["check"].removeprefix("same ") for check in checks if check["held"] and _is_of_training(check)]
-    held = f", with the same {' and '.join(equal)};" if equal else ";"
+    held = f", with the same {_listed(equal)};" if equal else ";"
     return f"Each arm was trained on {_budget(report)} from each of {_seeds(report['seeds'])}{held} {outcome}{rest}."
 
 

@@ -66,10 +66,12 @@ def speed(report: Mapping[str, Any]) -> str:
         parts.append("<h3>All-reduces of a layer under tensor parallel</h3>")
         parts.append(f'<div class="card">{table("All-reduces a layer", columns, rows)}</div>')
     of = report["speed_of"]
+    changed = f" The arms were timed with {', '.join(of['overrides'])}." if of["overrides"] else ""
+    busy = " Other processes were busy in many of the rounds." if of["quiet"] is False else ""
     lead = (
         f"Timed in turn, {of['rounds']} rounds, so that what else the machine did fell on all alike ({of['device']}, "
-        f"{of['threads']} threads, {of['precision']}). The change is the median of the rounds; its interval is of the "
-        "median, and holds for all comparisons together. Of one machine: another may tell another story."
+        f"{of['threads']} threads, {of['precision']}).{changed}{busy} The change is the median of the rounds' own; its "
+        "interval is of that median, and holds for all comparisons together. Another machine may tell another story."
     )
     return section("Speed", parts, lead, "speed")
 
@@ -135,9 +137,9 @@ def seed_tables(report: Mapping[str, Any]) -> str:
         mean = number(arm["bits_per_byte"].get(report["primary"]), "{:.4f}")
         values.append([arm["name"], *(shown if wide else [" · ".join(shown)]), mean])
     lead = (
-        f"Two runs of one seed have the same order of data, so they are compared in pairs. {len(seeds)} seeds that all "
-        f"agree give the sign test p = {probability(report['smallest_p'])}; it cannot be smaller. The documents' "
-        "test is of these very runs: it knows nothing of other seeds."
+        f"Runs are compared in pairs, seed by seed. {len(seeds)} seeds that all agree give the sign test p = "
+        f"{probability(report['smallest_p'])}; it cannot be smaller. The documents' test is of these very runs: it "
+        "knows nothing of other seeds."
     )
     parts = [f'<div class="card">{table("Change by seed", columns, rows)}</div>',
              f'<div class="card">{table("Bits per byte by seed", levels, values)}</div>']  # fmt: skip
@@ -197,7 +199,10 @@ def learning_rates(report: Mapping[str, Any]) -> str:
         for name, found in report["sweep"].items()
     ]
     chosen = table("Learning rates", columns, rows)
-    lead = "The same grid for every arm, on a seed that is not compared; each arm takes the best of its own."
+    lead = (
+        "The same grid for every arm, on a seed that is not compared; each arm takes the best of its own, by the same "
+        "held-out text."
+    )
     parts = [f'<div class="grid2">{sweep_chart(report)}<div class="card">{chosen}</div></div>']
     return section("Learning rates", parts, lead, "sweep")
 

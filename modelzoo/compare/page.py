@@ -1,8 +1,6 @@
 """The page of a study: what came out first, then what it rests on. Drawn from report.json and nothing else."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from modelzoo.compare.curve_charts import curve_charts
@@ -22,26 +20,12 @@ from modelzoo.compare.evidence import (
     speed,
 )
 from modelzoo.compare.ladder import chain, effect_chart
-from modelzoo.compare.results import collect
-from modelzoo.files import write_text
 from modelzoo.report.charts import IntervalScale, shortened
 from modelzoo.report.numbers import count, percent, percent_interval
 from modelzoo.report.page import absent, details, page, section, text
 from modelzoo.report.tables import Column, Html, table
 
-JSON_NAME, PAGE_NAME = "report.json", "report.html"
 LONGEST_TITLE = 90
-
-
-def write_report(study_dir: Path) -> dict[str, Any]:
-    """Write `report.json` and `report.html` into a study's folder, and return what the JSON holds.
-
-    Raises UserError where there is no study, or a file of it is damaged.
-    """
-    report = collect(study_dir)
-    write_text(study_dir / JSON_NAME, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_text(study_dir / PAGE_NAME, compare_page(report))
-    return report
 
 
 def compare_page(report: Mapping[str, Any]) -> str:
@@ -186,7 +170,8 @@ def _arms(report: Mapping[str, Any]) -> str:
     arms, domains, primary = report["arms"], report["domains"], report["primary"]
     names = [primary, *domains] if 1 < len(domains) <= MOST_COLUMNS else [primary]
     uneven = len({arm["bytes_per_token"] for arm in arms}) > 1
-    speeds = {name: found["training"] for name, found in (report["speed"] or {}).items()}
+    as_trained = report["speed"] is not None and not report["speed_of"]["overrides"]
+    speeds = {name: found["training"] for name, found in report["speed"].items()} if as_trained else {}
     columns = [Column("arm")]
     columns += [
         Column("bits per byte" if name == primary else shortened(name), number=True) for name in names if domains
@@ -198,7 +183,8 @@ def _arms(report: Mapping[str, Any]) -> str:
     for arm in arms:
         timed = speeds.get(arm["name"])
         speed = timed["per_second"] if timed else arm["tokens_per_second"]
-        memory = (report["speed"] or {}).get(arm["name"], {}).get("peak_memory_bytes") or arm["peak_memory_bytes"]
+        alone = report["speed"].get(arm["name"], {}).get("peak_memory_bytes") if as_trained else None
+        memory = alone or arm["peak_memory_bytes"]
         cells: list[str | Html] = [Html(f"{text(arm['name'])}<small>{text(against(arm))}</small>")]
         cells += [number(arm["bits_per_byte"].get(name), "{:.4f}") for name in names if domains]
         cells += [count(arm["parameters"]), count(arm["flops_per_token"])]

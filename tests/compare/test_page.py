@@ -5,8 +5,8 @@ import json
 import pytest
 
 from modelzoo.compare.ladder import chain
-from modelzoo.compare.page import compare_page, write_report
-from modelzoo.compare.results import collect
+from modelzoo.compare.page import compare_page
+from modelzoo.compare.results import collect, write_report
 from tests.compare.runs import LADDER, Arm, Study
 from tests.report.test_page import EVIL, Outline
 

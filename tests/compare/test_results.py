@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.compare.page import write_report
-from modelzoo.compare.results import collect
+from modelzoo.compare.results import collect, write_report
 from modelzoo.compare.summary import WIDTH, summary
 from tests.compare.runs import LADDER, TOKENS_PER_STEP, TWO, Arm, Study
 
