@@ -82,7 +82,9 @@ def _sign(verdicts: Sequence[str]) -> tuple[str, str]:
         return ("good", "✓") if verdicts[0] == "better" else ("bad", "✕")
     if not verdicts or "one seed" in verdicts:
         return "open", "?"
-    return "open", "=" if set(verdicts) <= {"equal", NO_DIFFERENCE} else "≠"
+    if set(verdicts) == {"equal"}:
+        return "open", "="
+    return "open", "–" if set(verdicts) <= {"equal", NO_DIFFERENCE} else "≠"
 
 
 def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
