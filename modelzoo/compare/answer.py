@@ -111,12 +111,12 @@ def _is_of_training(check: Mapping[str, Any]) -> bool:
 
 
 def _budget(report: Mapping[str, Any]) -> str:
-    arms, unit = report["arms"], report["budget"]["unit"]
-    amount = report["budget"].get("amount") or (arms[0][unit] if unit != "seconds" else None)
+    unit, given = report["budget"]["unit"], report["budget"].get("amount")
     if unit == "seconds":
-        return f"what it can read in {duration(amount)}"
+        return f"what it can read in {duration(given)}"
+    amount: float = given or report["arms"][0][unit]
     shown = {"tokens": "tokens", "bytes": "bytes of text", "flops": "FLOPs' worth of text"}[unit]
-    return f"{count(amount)} {shown}" if unit != "flops" else f"{amount:.3g} {shown}"
+    return f"{amount:.3g} {shown}" if unit == "flops" else f"{count(amount)} {shown}"
 
 
 def _limits(report: Mapping[str, Any]) -> str:

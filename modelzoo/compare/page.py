@@ -7,12 +7,12 @@ from modelzoo.compare.curve_charts import curve_charts
 from modelzoo.compare.effects import NO_DIFFERENCE
 from modelzoo.compare.evidence import (
     MOST_COLUMNS,
-    against,
     config_differences,
     fairness,
     how_to_read,
     learning_rates,
     mark,
+    named,
     number,
     pill,
     reproduce,
@@ -23,7 +23,7 @@ from modelzoo.compare.ladder import chain, effect_chart
 from modelzoo.report.charts import IntervalScale, shortened
 from modelzoo.report.numbers import count, percent, percent_interval
 from modelzoo.report.page import absent, details, page, section, text
-from modelzoo.report.tables import Column, Html, table
+from modelzoo.report.tables import Cell, Column, Html, table
 
 LONGEST_TITLE = 90
 
@@ -147,7 +147,7 @@ def _by_domain(report: Mapping[str, Any]) -> str:
                Column("shown")]  # fmt: skip
     rows = [
         (
-            Html(f"{text(effect['arm'])}<small>against {text(effect['against'])}</small>"),
+            named(effect["arm"], effect["against"]),
             effect["domain"],
             f"{effect['before']:.4f}",
             f"{effect['after']:.4f}",
@@ -187,7 +187,9 @@ def _arms(report: Mapping[str, Any]) -> str:
         speed = timed["per_second"] if timed else arm["tokens_per_second"]
         alone = report["speed"].get(arm["name"], {}).get("peak_memory_bytes") if as_trained else None
         memory = alone or arm["peak_memory_bytes"]
-        cells: list[str | Html] = [Html(f"{text(arm['name'])}<small>{text(against(arm))}</small>")]
+        without = ", ".join(map(str, arm["missing_seeds"]))
+        lost = f"; without seed {without}" if without else ""
+        cells: list[Cell] = [named(arm["name"], arm["against"], lost)]
         cells += [number(arm["bits_per_byte"].get(name), "{:.4f}") for name in names if domains]
         cells += [count(arm["parameters"]), count(arm["flops_per_token"])]
         cells += [number(arm["bytes_per_token"], "{:.2f}")] if uneven else []
