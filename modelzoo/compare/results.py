@@ -108,7 +108,7 @@ def collect(study_dir: Path) -> Json:
         "comparisons": comparisons,
         "domains": domains,
         "primary": primary,
-        "arms": [_arm(arm, plan, ended, begun, primary, one_machine) for arm in plan["arms"]],
+        "arms": [_arm(arm, plan, ended, primary, one_machine) for arm in plan["arms"]],
         "effects": effects,
         "speed": None if speed is None else _speeds(plan, speed, each),
         "speed_of": speed and {**{key: speed.get(key) for key in SPEED_OF}, "overrides": _timed_otherwise(study)},
@@ -142,8 +142,8 @@ def _effects(
         if other is None:
             continue
         seeds = [seed for seed in plan["study"]["seeds"] if seed in by_arm[arm["name"]] and seed in by_arm[other]]
-        both = [[by_arm[name][seed] for seed in seeds] for name in (other, arm["name"])]
-        pairs = {domain: _pair(*both, domain) for domain in domains} if seeds else {}
+        theirs, own = ([by_arm[name][seed] for seed in seeds] for name in (other, arm["name"]))
+        pairs = {domain: _pair(theirs, own, domain) for domain in domains} if seeds else {}
         shown = {domain: pair for domain, pair in pairs.items() if pair is not None}
         if len(domains) > 1 and len(shown) == len(domains):
             whole = equal_weight([a for a, _ in shown.values()]), equal_weight([b for _, b in shown.values()])
@@ -193,19 +193,19 @@ def _not_compared(plan: Json, effects: Sequence[Json], domains: Sequence[str], p
 def _from_baseline(report: Json, arm: Json, baseline: str) -> float | None:
     """Of the primary domain, over the seeds that both have; no interval of its own, as no comparison asks for it."""
     base = next(other for other in report["arms"] if other["name"] == baseline)
-    values = {seed["seed"]: seed["bits_per_byte"][report["primary"]] for seed in base["seeds"]}
-    pairs = [(values[s["seed"]], s["bits_per_byte"][report["primary"]]) for s in arm["seeds"] if s["seed"] in values]
-    return sum(own for _, own in pairs) / sum(theirs for theirs, _ in pairs) - 1 if pairs else None
+    theirs, own = (
+        {s["seed"]: s["bits_per_byte"].get(report["primary"], math.nan) for s in one["seeds"]} for one in (base, arm)
+    )
+    pairs = [(theirs[seed], own[seed]) for seed in own if math.isfinite(theirs.get(seed, math.nan) + own[seed])]
+    return sum(b for _, b in pairs) / sum(a for a, _ in pairs) - 1 if pairs else None
 
 
 # ---------------------------------------------------------------------- arms
 
 
-def _arm(
-    arm: Json, plan: Json, ended: Sequence[RunResult], begun: Sequence[RunResult], primary: str, one_machine: bool
-) -> Json:
+def _arm(arm: Json, plan: Json, ended: Sequence[RunResult], primary: str, one_machine: bool) -> Json:
     own = [run for run in ended if run.arm == arm["name"]]
-    seeds = [{"seed": run.seed, "dir": run.dir, "bits_per_byte": _bits(run, primary)} for run in own]
+    seeds: list[Json] = [{"seed": run.seed, "dir": run.dir, "bits_per_byte": _bits(run, primary)} for run in own]
     times = [(float(tokens[-1]), float(seconds[-1])) for tokens, seconds in (run.seconds for run in own)]
     timed = [(tokens, seconds) for tokens, seconds in times if np.isfinite(seconds) and seconds > 0]
     memory = [r["peak_memory_bytes"] for run in own for r in run.files.metrics if is_number(r.get("peak_memory_bytes"))]
@@ -245,8 +245,8 @@ def _curves(plan: Json, runs: Sequence[RunResult], all_domains: str | None, one_
     for domains in curves.values():
         for domain, points in domains.items():
             for point in points:
-                theirs = base.get(domain, {}).get(point["tokens"])
-                point["from_baseline"] = point["mean"] / theirs - 1 if theirs else None
+                theirs, mean = base.get(domain, {}).get(point["tokens"]), point["mean"]
+                point["from_baseline"] = mean / theirs - 1 if theirs and mean else None
     return curves
 
 
