@@ -85,7 +85,11 @@ def _names(effects: Sequence[Mapping[str, Any]]) -> str:
     names = [effect["arm"] for effect in sorted(effects, key=lambda effect: -abs(effect["relative"]))]
     if len(names) > MOST_NAMED:
         names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return _listed(names)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def _held(report: Mapping[str, Any]) -> str:
@@ -98,7 +102,7 @@ def _held(report: Mapping[str, Any]) -> str:
         outcome = outcome.replace(" do not", " does not") if len(broken) == 1 else outcome
     rest = f", and {unknown} could not be made" if unknown else ""
     equal = [check["check"].removeprefix("same ") for check in checks if check["held"] and _is_of_training(check)]
-    held = f", with the same {' and '.join(equal)};" if equal else ";"
+    held = f", with the same {_listed(equal)};" if equal else ";"
     return f"Each arm was trained on {_budget(report)} from each of {_seeds(report['seeds'])}{held} {outcome}{rest}."
 
 
@@ -107,12 +111,12 @@ def _is_of_training(check: Mapping[str, Any]) -> bool:
 
 
 def _budget(report: Mapping[str, Any]) -> str:
-    arms, unit = report["arms"], report["budget"]["unit"]
-    amount = report["budget"].get("amount") or (arms[0][unit] if unit != "seconds" else None)
+    unit, given = report["budget"]["unit"], report["budget"].get("amount")
     if unit == "seconds":
-        return f"what it can read in {duration(amount)}"
+        return f"what it can read in {duration(given)}"
+    amount: float = given or report["arms"][0][unit]
     shown = {"tokens": "tokens", "bytes": "bytes of text", "flops": "FLOPs' worth of text"}[unit]
-    return f"{count(amount)} {shown}" if unit != "flops" else f"{amount:.3g} {shown}"
+    return f"{amount:.3g} {shown}" if unit == "flops" else f"{count(amount)} {shown}"
 
 
 def _limits(report: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ def same_batches(runs: Sequence[RunResult]) -> Check:
     """Arms that read one dataset in batches of one size: the chain of hashes over all batches, seed by seed."""
     groups: dict[tuple[int, str], list[RunResult]] = {}
     for run in runs:
-        groups.setdefault((run.seed, _data_of(run)), []).append(run)
+        seed = run.files.setting("seed", default=run.seed)  # an arm may shift the seeds of a study
+        groups.setdefault((seed, _data_of(run)), []).append(run)
     compared, apart, furthest = 0, [], 0
     for (seed, _), group in groups.items():
         chains = [_chains(run) for run in group]

@@ -74,7 +74,7 @@ def sweep_chart(report: Mapping[str, Any]) -> str:
         Series(arm, found["points"], color=list(report["curves"]).index(arm)) for arm, found in report["sweep"].items()
     ]
     return line_chart(
-        "sweep", "Learning rates", series, "peak learning rate", "bits per byte of the validation text",
+        "sweep", "Learning rates", series, "peak learning rate", "bits per byte of the held-out text",
         x_format=general, log_x=True,
     )  # fmt: skip
 

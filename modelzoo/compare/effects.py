@@ -74,7 +74,8 @@ def effect(before: Losses, after: Losses, confidence: float) -> Effect:
     by_seed = (second - first) / first.mean()
     relative = float(by_seed.mean())
     averaged, changed = before.sums.mean(0), after.sums.mean(0)
-    (of_text,) = paired_changes(averaged, changed[None], before.num_bytes, confidence=confidence)
+    sizes = np.ones(len(averaged))  # they do not enter a ratio of sums over the same documents
+    (of_text,) = paired_changes(averaged, changed[None], sizes, confidence=confidence)
     over_seeds = mean_interval(by_seed, confidence)
     interval = None
     if over_seeds is not None and of_text.interval is not None:
@@ -130,15 +131,6 @@ def mover(value: float, first: Interval, second: Interval) -> Interval:
     low = math.hypot(value - first[0], value - second[0])
     high = math.hypot(first[1] - value, second[1] - value)
     return value - low, value + high
-
-
-def median_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> tuple[float, Interval | None]:
-    """Of paired timings: the median of after / before, and the interval of the medians that a sign test would not
-    reject. A round that something else slowed down moves neither far. None where there are too few rounds."""
-    ratios = np.sort(np.asarray(after, dtype=np.float64) / np.asarray(before, dtype=np.float64))
-    reached = [k for k in range(len(ratios) // 2) if (sign_test(k, len(ratios) - k) or 1.0) <= 1 - confidence]
-    interval = (float(ratios[reached[-1]]), float(ratios[-1 - reached[-1]])) if reached else None
-    return float(np.median(ratios)), interval
 
 
 def smallest_p(num_seeds: int) -> float:

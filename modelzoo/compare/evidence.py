@@ -9,7 +9,7 @@ from modelzoo.compare.ladder import chain, tone
 from modelzoo.report.charts import IntervalScale, interval_mark
 from modelzoo.report.numbers import count, duration, general, percent, percent_interval, probability
 from modelzoo.report.page import absent, details, section, text
-from modelzoo.report.tables import Column, Html, facts, table
+from modelzoo.report.tables import Cell, Column, Html, facts, table
 
 MOST_COLUMNS = 4
 """More domains, or seeds, than these stand in one cell."""
@@ -27,10 +27,10 @@ def pill(verdict: str) -> str:
     return f'<span class="pill {tone(verdict)}">{text(verdict)}</span>'
 
 
-def against(arm: Mapping[str, Any]) -> str:
-    """What an arm is compared with, and the seeds that it lacks."""
-    lost = f"; without seed {', '.join(map(str, arm['missing_seeds']))}" if arm["missing_seeds"] else ""
-    return (f"against {arm['against']}" if arm["against"] else "the baseline") + lost
+def named(arm: str, against: str | None, more: str = "") -> Html:
+    """The head of a row: an arm, and what it is compared with."""
+    note = f"against {against}" if against else "the baseline"
+    return Html(f"{text(arm)}<small>{text(note + more)}</small>")
 
 
 def number(value: float | None, form: str) -> str:
@@ -66,10 +66,12 @@ def speed(report: Mapping[str, Any]) -> str:
         parts.append("<h3>All-reduces of a layer under tensor parallel</h3>")
         parts.append(f'<div class="card">{table("All-reduces a layer", columns, rows)}</div>')
     of = report["speed_of"]
+    changed = f" The arms were timed with {', '.join(of['overrides'])}." if of["overrides"] else ""
+    busy = " Other processes were busy in many of the rounds." if of["quiet"] is False else ""
     lead = (
         f"Timed in turn, {of['rounds']} rounds, so that what else the machine did fell on all alike ({of['device']}, "
-        f"{of['threads']} threads, {of['precision']}). The change is the median of the rounds; its interval is of the "
-        "median, and holds for all comparisons together. Of one machine: another may tell another story."
+        f"{of['threads']} threads, {of['precision']}).{changed}{busy} The change is the median of the rounds' own; its "
+        "interval is of that median, and holds for all comparisons together. Another machine may tell another story."
     )
     return section("Speed", parts, lead, "speed")
 
@@ -84,14 +86,14 @@ def _speeds(speed: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], key: st
     columns = [Column("arm"), Column("tokens/s", number=True), *([Column("bytes/s", number=True)] if uneven else []),
                Column("change", number=True), Column("interval", number=True), Column("slower ← 0 → faster", wide=True),
                Column("verdict")]  # fmt: skip
-    rows = []
+    rows: list[list[Cell]] = []
     for name, found in timed.items():
         per_token = by_name[name]["bytes_per_token"]
         read = ["–" if per_token is None else count(found["per_second"] * per_token)] if uneven else []
         compared = name in changes
         rows.append(
             [
-                Html(f"{text(name)}<small>{text(against(by_name[name] | {'missing_seeds': ()}))}</small>"),
+                named(name, by_name[name]["against"]),
                 count(found["per_second"]),
                 *read,
                 percent(changes[name]) if compared else "",
@@ -115,29 +117,29 @@ def seed_tables(report: Mapping[str, Any]) -> str:
     wide = len(seeds) <= MOST_COLUMNS + 1
     own = [Column(f"seed {seed}", number=True) for seed in seeds] if wide else [Column("seeds", wide=True)]
     columns = [Column("change"), *own, Column("seeds better", number=True), Column("documents better", number=True)]
-    rows = []
+    rows: list[list[Cell]] = []
     for effect in effects:
         by_seed = dict(zip(effect["seeds"], effect["by_seed"], strict=True))
         shown = [percent(by_seed[seed]) if seed in by_seed else "–" for seed in seeds]
         rows.append(
             [
-                Html(f"{text(effect['arm'])}<small>against {text(effect['against'])}</small>"),
+                named(effect["arm"], effect["against"]),
                 *(shown if wide else [" · ".join(shown)]),
                 Html(_split(effect["seeds_better"], len(effect["seeds"]), effect["seeds_sign_test"])),
                 Html(_split(effect["documents_better"], effect["documents"], effect["documents_sign_test"])),
             ]
         )
     levels = [Column("bits per byte"), *own, Column("mean", number=True)]
-    values = []
+    values: list[list[Cell]] = []
     for arm in report["arms"]:
         of_seed = {seed["seed"]: seed["bits_per_byte"].get(report["primary"]) for seed in arm["seeds"]}
         shown = [number(of_seed.get(seed), "{:.4f}") for seed in seeds]
         mean = number(arm["bits_per_byte"].get(report["primary"]), "{:.4f}")
         values.append([arm["name"], *(shown if wide else [" · ".join(shown)]), mean])
     lead = (
-        f"Two runs of one seed have the same order of data, so they are compared in pairs. {len(seeds)} seeds that all "
-        f"agree give the sign test p = {probability(report['smallest_p'])}; it cannot be smaller. The documents' "
-        "test is of these very runs: it knows nothing of other seeds."
+        f"Runs are compared in pairs, seed by seed. {len(seeds)} seeds that all agree give the sign test p = "
+        f"{probability(report['smallest_p'])}; it cannot be smaller. The documents' test is of these very runs: it "
+        "knows nothing of other seeds."
     )
     parts = [f'<div class="card">{table("Change by seed", columns, rows)}</div>',
              f'<div class="card">{table("Bits per byte by seed", levels, values)}</div>']  # fmt: skip
@@ -166,14 +168,14 @@ def fairness(checks: Sequence[Mapping[str, Any]]) -> str:
 def config_differences(report: Mapping[str, Any]) -> str:
     """Key by key, against the arm that each is compared with."""
     columns = [Column("arm"), Column("key"), Column("there"), Column("in this arm")]
-    rows = []
+    rows: list[list[Cell]] = []
     for arm in report["arms"]:
         for number, (key, theirs, ours) in enumerate(arm["differences"]):
-            name = f"{text(arm['name'])}<small>{text(against(arm | {'missing_seeds': ()}))}</small>"
             shown = [Html(f"<code>{text(part)}</code>") for part in (key, _value(theirs), _value(ours))]
-            rows.append([Html(name if number == 0 else f'<span class="unseen">{text(arm["name"])}</span>'), *shown])
+            again = Html(f'<span class="unseen">{text(arm["name"])}</span>')
+            rows.append([again if number else named(arm["name"], arm["against"]), *shown])
         if arm["against"] and not arm["differences"]:
-            rows.append([Html(f"{text(arm['name'])}<small>against {text(arm['against'])}</small>"), "nothing", "", ""])
+            rows.append([named(arm["name"], arm["against"]), "nothing", "", ""])
     lead = "Exactly the keys in which an arm's config differs from that of the arm it is compared with."
     parts = [f'<div class="card">{table("Differences", columns, rows)}</div>'] if rows else []
     return section("What differs", parts, lead, "differences")
@@ -197,7 +199,10 @@ def learning_rates(report: Mapping[str, Any]) -> str:
         for name, found in report["sweep"].items()
     ]
     chosen = table("Learning rates", columns, rows)
-    lead = "The same grid for every arm, on a seed that is not compared; each arm takes the best of its own."
+    lead = (
+        "The same grid for every arm, on a seed that is not compared; each arm takes the best of its own, by the same "
+        "held-out text."
+    )
     parts = [f'<div class="grid2">{sweep_chart(report)}<div class="card">{chosen}</div></div>']
     return section("Learning rates", parts, lead, "sweep")
 

@@ -1,20 +1,18 @@
 """The page of a study: what came out first, then what it rests on. Drawn from report.json and nothing else."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from modelzoo.compare.curve_charts import curve_charts
 from modelzoo.compare.effects import NO_DIFFERENCE
 from modelzoo.compare.evidence import (
     MOST_COLUMNS,
-    against,
     config_differences,
     fairness,
     how_to_read,
     learning_rates,
     mark,
+    named,
     number,
     pill,
     reproduce,
@@ -22,26 +20,12 @@ from modelzoo.compare.evidence import (
     speed,
 )
 from modelzoo.compare.ladder import chain, effect_chart
-from modelzoo.compare.results import collect
-from modelzoo.files import write_text
 from modelzoo.report.charts import IntervalScale, shortened
 from modelzoo.report.numbers import count, percent, percent_interval
 from modelzoo.report.page import absent, details, page, section, text
-from modelzoo.report.tables import Column, Html, table
+from modelzoo.report.tables import Cell, Column, Html, table
 
-JSON_NAME, PAGE_NAME = "report.json", "report.html"
 LONGEST_TITLE = 90
-
-
-def write_report(study_dir: Path) -> dict[str, Any]:
-    """Write `report.json` and `report.html` into a study's folder, and return what the JSON holds.
-
-    Raises UserError where there is no study, or a file of it is damaged.
-    """
-    report = collect(study_dir)
-    write_text(study_dir / JSON_NAME, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_text(study_dir / PAGE_NAME, compare_page(report))
-    return report
 
 
 def compare_page(report: Mapping[str, Any]) -> str:
@@ -98,7 +82,9 @@ def _sign(verdicts: Sequence[str]) -> tuple[str, str]:
         return ("good", "✓") if verdicts[0] == "better" else ("bad", "✕")
     if not verdicts or "one seed" in verdicts:
         return "open", "?"
-    return "open", "=" if set(verdicts) <= {"equal", NO_DIFFERENCE} else "≠"
+    if set(verdicts) == {"equal"}:
+        return "open", "="
+    return "open", "–" if set(verdicts) <= {"equal", NO_DIFFERENCE} else "≠"
 
 
 def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -161,7 +147,7 @@ def _by_domain(report: Mapping[str, Any]) -> str:
                Column("shown")]  # fmt: skip
     rows = [
         (
-            Html(f"{text(effect['arm'])}<small>against {text(effect['against'])}</small>"),
+            named(effect["arm"], effect["against"]),
             effect["domain"],
             f"{effect['before']:.4f}",
             f"{effect['after']:.4f}",
@@ -186,7 +172,8 @@ def _arms(report: Mapping[str, Any]) -> str:
     arms, domains, primary = report["arms"], report["domains"], report["primary"]
     names = [primary, *domains] if 1 < len(domains) <= MOST_COLUMNS else [primary]
     uneven = len({arm["bytes_per_token"] for arm in arms}) > 1
-    speeds = {name: found["training"] for name, found in (report["speed"] or {}).items()}
+    as_trained = report["speed"] is not None and not report["speed_of"]["overrides"]
+    speeds = {name: found["training"] for name, found in report["speed"].items()} if as_trained else {}
     columns = [Column("arm")]
     columns += [
         Column("bits per byte" if name == primary else shortened(name), number=True) for name in names if domains
@@ -198,8 +185,11 @@ def _arms(report: Mapping[str, Any]) -> str:
     for arm in arms:
         timed = speeds.get(arm["name"])
         speed = timed["per_second"] if timed else arm["tokens_per_second"]
-        memory = (report["speed"] or {}).get(arm["name"], {}).get("peak_memory_bytes") or arm["peak_memory_bytes"]
-        cells: list[str | Html] = [Html(f"{text(arm['name'])}<small>{text(against(arm))}</small>")]
+        alone = report["speed"].get(arm["name"], {}).get("peak_memory_bytes") if as_trained else None
+        memory = alone or arm["peak_memory_bytes"]
+        without = ", ".join(map(str, arm["missing_seeds"]))
+        lost = f"; without seed {without}" if without else ""
+        cells: list[Cell] = [named(arm["name"], arm["against"], lost)]
         cells += [number(arm["bits_per_byte"].get(name), "{:.4f}") for name in names if domains]
         cells += [count(arm["parameters"]), count(arm["flops_per_token"])]
         cells += [number(arm["bytes_per_token"], "{:.2f}")] if uneven else []

@@ -18,7 +18,8 @@
                   verdict
     speed         arm -> training, generation (each null, or per_second: tokens, ratio against the arm that it is
                   compared with, interval, verdict), peak_memory_bytes, all_reduces; or null
-    speed_of      device, threads, precision, rounds of these timings; or null
+    speed_of      of these timings: device, name, threads, precision, torch, rounds, quiet (false: other processes were
+                  busy), overrides (of the arms as timed); or null
     fairness      a list: check, held (null: cannot be known), detail
     sweep         arm -> points ([learning rate, bits per byte]), chosen, at_edge
     curves        arm -> domain -> a list: tokens, bytes, flops, seconds, mean, low, high (over seeds), from_baseline
@@ -28,7 +29,9 @@
 What is null could not be measured. The page is drawn from the same object and shows nothing else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,15 +47,32 @@ from modelzoo.compare.effects import (
     Losses,
     effect,
     equal_weight,
-    median_ratio,
     shared_confidence,
     smallest_p,
 )
 from modelzoo.compare.run_results import PLAN, SPEED, RunResult, read_json, read_runs
+from modelzoo.compare.speed_ratios import speed_ratios, tokens_per_second
+from modelzoo.files import write_text
 from modelzoo.report.run_files import is_number
 from modelzoo.report.statistics import CONFIDENCE, FEWEST_BLOCKS
 
 Json = dict[str, Any]
+JSON_NAME, PAGE_NAME = "report.json", "report.html"
+SPEEDS = ("training", "generation")
+SPEED_OF = ("device", "name", "threads", "precision", "torch", "rounds", "quiet")
+
+
+def write_report(study_dir: Path) -> Json:
+    """Write `report.json` and `report.html` into a study's folder, and return what the JSON holds.
+
+    Raises UserError where there is no study, or a file of it is damaged.
+    """
+    from modelzoo.compare.page import compare_page
+
+    report = collect(study_dir)
+    write_text(study_dir / JSON_NAME, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(study_dir / PAGE_NAME, compare_page(report))
+    return report
 
 
 def collect(study_dir: Path) -> Json:
@@ -88,10 +108,10 @@ def collect(study_dir: Path) -> Json:
         "comparisons": comparisons,
         "domains": domains,
         "primary": primary,
-        "arms": [_arm(arm, plan, ended, begun, primary, one_machine) for arm in plan["arms"]],
+        "arms": [_arm(arm, plan, ended, primary, one_machine) for arm in plan["arms"]],
         "effects": effects,
         "speed": None if speed is None else _speeds(plan, speed, each),
-        "speed_of": speed and {key: speed.get(key) for key in ("device", "threads", "precision", "rounds")},
+        "speed_of": speed and {**{key: speed.get(key) for key in SPEED_OF}, "overrides": _timed_otherwise(study)},
         "fairness": fairness,
         "sweep": _sweep(plan, sweep_runs),
         "curves": _curves(plan, ended, primary if len(domains) > 1 else None, one_machine),
@@ -122,8 +142,8 @@ def _effects(
         if other is None:
             continue
         seeds = [seed for seed in plan["study"]["seeds"] if seed in by_arm[arm["name"]] and seed in by_arm[other]]
-        both = [[by_arm[name][seed] for seed in seeds] for name in (other, arm["name"])]
-        pairs = {domain: _pair(*both, domain) for domain in domains} if seeds else {}
+        theirs, own = ([by_arm[name][seed] for seed in seeds] for name in (other, arm["name"]))
+        pairs = {domain: _pair(theirs, own, domain) for domain in domains} if seeds else {}
         shown = {domain: pair for domain, pair in pairs.items() if pair is not None}
         if len(domains) > 1 and len(shown) == len(domains):
             whole = equal_weight([a for a, _ in shown.values()]), equal_weight([b for _, b in shown.values()])
@@ -173,19 +193,19 @@ def _not_compared(plan: Json, effects: Sequence[Json], domains: Sequence[str], p
 def _from_baseline(report: Json, arm: Json, baseline: str) -> float | None:
     """Of the primary domain, over the seeds that both have; no interval of its own, as no comparison asks for it."""
     base = next(other for other in report["arms"] if other["name"] == baseline)
-    values = {seed["seed"]: seed["bits_per_byte"][report["primary"]] for seed in base["seeds"]}
-    pairs = [(values[s["seed"]], s["bits_per_byte"][report["primary"]]) for s in arm["seeds"] if s["seed"] in values]
-    return sum(own for _, own in pairs) / sum(theirs for theirs, _ in pairs) - 1 if pairs else None
+    theirs, own = (
+        {s["seed"]: s["bits_per_byte"].get(report["primary"], math.nan) for s in one["seeds"]} for one in (base, arm)
+    )
+    pairs = [(theirs[seed], own[seed]) for seed in own if math.isfinite(theirs.get(seed, math.nan) + own[seed])]
+    return sum(b for _, b in pairs) / sum(a for a, _ in pairs) - 1 if pairs else None
 
 
 # ---------------------------------------------------------------------- arms
 
 
-def _arm(
-    arm: Json, plan: Json, ended: Sequence[RunResult], begun: Sequence[RunResult], primary: str, one_machine: bool
-) -> Json:
+def _arm(arm: Json, plan: Json, ended: Sequence[RunResult], primary: str, one_machine: bool) -> Json:
     own = [run for run in ended if run.arm == arm["name"]]
-    seeds = [{"seed": run.seed, "dir": run.dir, "bits_per_byte": _bits(run, primary)} for run in own]
+    seeds: list[Json] = [{"seed": run.seed, "dir": run.dir, "bits_per_byte": _bits(run, primary)} for run in own]
     times = [(float(tokens[-1]), float(seconds[-1])) for tokens, seconds in (run.seconds for run in own)]
     timed = [(tokens, seconds) for tokens, seconds in times if np.isfinite(seconds) and seconds > 0]
     memory = [r["peak_memory_bytes"] for run in own for r in run.files.metrics if is_number(r.get("peak_memory_bytes"))]
@@ -225,20 +245,20 @@ def _curves(plan: Json, runs: Sequence[RunResult], all_domains: str | None, one_
     for domains in curves.values():
         for domain, points in domains.items():
             for point in points:
-                theirs = base.get(domain, {}).get(point["tokens"])
-                point["from_baseline"] = point["mean"] / theirs - 1 if theirs else None
+                theirs, mean = base.get(domain, {}).get(point["tokens"]), point["mean"]
+                point["from_baseline"] = mean / theirs - 1 if theirs and mean else None
     return curves
 
 
 def _sweep(plan: Json, runs: Sequence[RunResult]) -> Json:
-    """The last bits per byte of the validation text, mean of the domains, by learning rate."""
+    """Bits per byte of the held-out text, mean of the domains, by learning rate: what the rate was chosen by."""
     found = {}
     for arm in plan["arms"]:
         points: dict[float, list[float]] = {}
         for run in runs:
-            last = {domain: value for domain, _, value in run.validation()}
-            if run.arm == arm["name"] and run.held_out is not None and last:
-                points.setdefault(run.lr, []).append(float(np.mean(list(last.values()))))
+            if run.arm == arm["name"] and run.held_out is not None:
+                of_domains = [losses.bits_per_byte for losses in run.held_out.values()]
+                points.setdefault(run.lr, []).append(float(np.mean(of_domains)))
         if points:
             rates = sorted(points)
             found[arm["name"]] = {
@@ -252,34 +272,31 @@ def _sweep(plan: Json, runs: Sequence[RunResult]) -> Json:
 # ---------------------------------------------------------------------- speed
 
 
+def _timed_otherwise(study: Json) -> list[str]:
+    """What the study changes in the arms before it times them."""
+    return list((study.get("speed") or {}).get("overrides") or ())
+
+
 def _speeds(plan: Json, speed: Json, confidence: float) -> Json:
-    found = {}
-    for arm in plan["arms"]:
-        name, other = arm["name"], arm["against"]
-        own = speed["training"].get(name)
-        found[name] = {
-            "training": _speed(speed["training"], name, other, "step_seconds", "tokens_per_step", confidence),
-            "generation": _speed(speed.get("generation") or {}, name, other, "seconds", "new_tokens", confidence),
-            "peak_memory_bytes": own and own.get("peak_memory_bytes"),
+    """Tokens per second, and how many times the other's they are, round by round."""
+    timed = speed["training"]
+    pairs = [(arm["name"], arm["against"]) for arm in plan["arms"] if arm["name"] in timed and arm["against"] in timed]
+    ratios, per_second = speed_ratios(speed, pairs, confidence), tokens_per_second(speed)
+    return {
+        name: {
+            **{what: _speed(per_second[name][what], ratios.get(name, {}).get(what)) for what in SPEEDS},
+            "peak_memory_bytes": own.get("peak_memory_bytes"),
             "all_reduces": (speed.get("all_reduces") or {}).get(name),
         }
-    return found
+        for name, own in timed.items()
+    }
 
 
-def _speed(
-    timed: Mapping[str, Json], name: str, other: str | None, seconds: str, amount: str, confidence: float
-) -> Json | None:
-    """Tokens per second, and how many times the other's they are, round by round."""
-    own = timed.get(name)
-    if own is None:
+def _speed(per_second: float | None, ratio: Json | None) -> Json | None:
+    if per_second is None:
         return None
-    per_second = own[amount] / np.array(own[seconds])
-    numbers: Json = {"per_second": float(np.median(per_second)), "ratio": None, "interval": None, "verdict": None}
-    if other in timed:
-        theirs = timed[other][amount] / np.array(timed[other][seconds])
-        ratio, interval = median_ratio(theirs.tolist(), per_second.tolist(), confidence)
-        verdict = NO_DIFFERENCE
-        if interval is not None:
-            verdict = "faster" if interval[0] > 1 else "slower" if interval[1] < 1 else NO_DIFFERENCE
-        numbers |= {"ratio": ratio, "interval": interval, "verdict": verdict}
-    return numbers
+    found = {"per_second": per_second, "ratio": None, "interval": None, "verdict": None, **(ratio or {})}
+    if ratio is not None:
+        low, high = ratio["interval"] or (0.0, math.inf)
+        found["verdict"] = "faster" if low > 1 else "slower" if high < 1 else NO_DIFFERENCE
+    return found

@@ -130,6 +130,6 @@ def _losses(path: Path, content: Mapping[str, Any]) -> HeldOut:
         np.array([math.nan if value is None else value for value in content[key]], dtype=np.float64)
         for key in ("num_bytes", "num_tokens", "loss_sums")
     )
-    if not (len(num_bytes) == len(sums) == len(num_tokens) > 0 and (num_bytes > 0).all()):
+    if not (len(num_bytes) == len(sums) == len(num_tokens) > 0 and num_bytes.sum() > 0):
         raise UserError(f"{path}: holds no bytes and loss for each document; delete it, and run the same command again")
     return HeldOut(num_bytes, num_tokens, sums, str(content["documents_sha256"]))

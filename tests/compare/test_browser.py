@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from modelzoo.compare.page import write_report
+from modelzoo.compare.results import write_report
+from modelzoo.report import statistics
 from tests.browser import BINARY, Browser
 from tests.compare.runs import LADDER, Arm, Study
 from tests.report.test_browser import LONG, OVERLAPPING, TOO_WIDE
@@ -29,8 +30,10 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folders = {name: study.write(tmp_path_factory.mktemp(name)) for name, study in STUDIES.items()}
-    for folder in folders.values():
-        write_report(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "RESAMPLES", 1_000)
+        for folder in folders.values():
+            write_report(folder)
     return {name: folder / "report.html" for name, folder in folders.items()}
 
 

@@ -10,7 +10,6 @@ from modelzoo.compare.effects import (
     effect,
     equal_weight,
     mean_interval,
-    median_ratio,
     mover,
     shared_confidence,
     smallest_p,
@@ -67,15 +66,6 @@ def test_means():
     assert mean_interval([1.0, 2.0, 3.0], 0.95) == pytest.approx((2 - 4.3026527 / 3**0.5, 2 + 4.3026527 / 3**0.5))
     assert mean_interval([2.0, 2.0], 0.95) == (2.0, 2.0)
     assert [smallest_p(n) for n in (1, 3, 6)] == [1.0, 0.25, 0.03125]
-
-
-def test_ratios_of_timings():
-    """Of ten rounds the second and the ninth: 11 of 1,024 splits of ten coins are as uneven as 1 to 9, on each side."""
-    after = [1.01, 1.02, 1.03, 1.04, 1.05, 1.06, 1.07, 1.08, 1.09, 60.0]  # something else ran in the last
-    ratio, interval = median_ratio([1.0] * 10, after, 0.95)
-    assert (ratio, *interval) == pytest.approx((1.055, 1.02, 1.09))
-    assert median_ratio([2.0] * 10, after, 0.99)[1] == (0.505, 30.0)
-    assert median_ratio([1.0] * 5, after[:5], 0.95)[1] is None
 
 
 # ---------------------------------------------------------------------- simulated studies

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from modelzoo.compare.ladder import chain
-from modelzoo.compare.page import compare_page, write_report
-from modelzoo.compare.results import collect
+from modelzoo.compare.page import compare_page
+from modelzoo.compare.results import collect, write_report
 from tests.compare.runs import LADDER, Arm, Study
 from tests.report.test_page import EVIL, Outline
 
@@ -105,3 +105,19 @@ def test_what_is_not_there_is_said(tmp_path):
     html = html_of(folder)
     assert "No validation was measured" in html
     Outline(html)
+
+
+def test_how_the_arms_were_timed_is_said(tmp_path):
+    folder = Study().write(tmp_path)
+    for name, change in (
+        ("speed.json", lambda found: found.update(quiet=False)),
+        ("plan.json", lambda found: found["study"].update(speed={"overrides": ["accelerator.precision=bf16"]})),
+    ):
+        found = json.loads((folder / name).read_text())
+        change(found)
+        (folder / name).write_text(json.dumps(found))
+    html = html_of(folder)
+    assert "The arms were timed with accelerator.precision=bf16." in html
+    assert "Other processes were busy in many of the rounds." in html
+    arms = html[html.index('id="arms"') : html.index('id="curves"')]
+    assert "8,818" not in arms  # that is of other precision than the runs

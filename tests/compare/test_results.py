@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.compare.page import write_report
-from modelzoo.compare.results import collect
+from modelzoo.compare.results import collect, write_report
 from modelzoo.compare.summary import WIDTH, summary
 from tests.compare.runs import LADDER, TOKENS_PER_STEP, TWO, Arm, Study
 
@@ -250,3 +249,14 @@ def test_the_report_is_json_and_comes_out_the_same(tmp_path):
     assert json.loads(text) == json.loads(json.dumps(report))
     write_report(folder)
     assert (folder / "report.json").read_text() == text
+
+
+def test_a_curve_has_a_point_where_every_seed_has_one(tmp_path):
+    folder = Study().write(tmp_path)
+    path = runs_of(folder, "gptj")[1] / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [line for line in lines if not (line["step"] == 40 and "validation_bits_per_byte" in line)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    curves = collect(folder)["curves"]
+    assert 40 * TOKENS_PER_STEP in [point["tokens"] for point in curves["gpt_neox"]["text"]]
+    assert 40 * TOKENS_PER_STEP not in [point["tokens"] for point in curves["gptj"]["text"]]

@@ -36,6 +36,15 @@ def test_the_interval_is_the_normal_one_where_there_are_many_blocks():
     assert high == pytest.approx(change.relative + 1.96 * error, abs=0.1 * error)
 
 
+def test_more_confidence_is_a_wider_interval():
+    before, after, tokens = blocks(800, -0.5, 0.05)
+    widths = []
+    for confidence in (0.95, 0.99):
+        (change,) = paired_changes(before, after[None], tokens, confidence=confidence)
+        widths.append(change.interval[1] - change.interval[0])
+    assert widths[1] / widths[0] == pytest.approx(2.5758 / 1.96, rel=0.04)
+
+
 def test_pairing_makes_the_interval_narrow():
     before, after, tokens = blocks(200, -0.01, 0.01)
     (paired,) = paired_changes(before, after[None], tokens)
