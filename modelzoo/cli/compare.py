@@ -95,8 +95,8 @@ def run(
 ) -> dict[str, Any] | None:
     """Carry out a study and write its report, which is returned; None where a signal stopped it."""
     from modelzoo.cli.compare_runs import Execution, asked_to_stop
-    from modelzoo.compare.page import PAGE_NAME, write_report
     from modelzoo.compare.plan import make_plan
+    from modelzoo.compare.results import PAGE_NAME, write_report
     from modelzoo.compare.summary import summary
     from modelzoo.files import exclusive
 
