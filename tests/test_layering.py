@@ -44,9 +44,12 @@ ALLOWED = {
     | {"modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.optimizer"}
     | {"modelzoo.schedule", "modelzoo.trainer", "modelzoo.text_samples", "modelzoo.saved_models"}
     | {"modelzoo.continuing", "modelzoo.run_length", "modelzoo.convert.adapters"},
+    "modelzoo.base_fit": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
+    | {"modelzoo.model.config", "modelzoo.convert.source", "modelzoo.trainer.checkpoint_folders"},
     "modelzoo.continuing": CONFIG_LAYER
     | {"modelzoo.run_config", "modelzoo.data", "modelzoo.model", "modelzoo.trainer", "modelzoo.convert"}
-    | {"modelzoo.saved_models"},
+    | {"modelzoo.saved_models", "modelzoo.base_fit"},
     "modelzoo.saved_models": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
     | {"modelzoo.model", "modelzoo.trainer.checkpoint", "modelzoo.convert.adapters"},
@@ -66,7 +69,7 @@ WITHOUT_TORCH = [
     "modelzoo.trainer.config",
     "modelzoo.trainer.callbacks", "data_preprocessing.config", "data_preprocessing.pipeline", "modelzoo.cli.main",
     "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
-    "modelzoo.model.lora_config",
+    "modelzoo.model.lora_config", "modelzoo.base_fit",
 ]  # fmt: skip
 
 
