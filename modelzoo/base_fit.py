@@ -29,7 +29,7 @@ def notes_of_base(config: RunConfig, datasets: Sequence[Path]) -> list[str]:
         return []
     if not Path(source).is_dir():
         if on_hub(source):
-            return [f"not here: {source} (continue_from), which the run then takes from the Hugging Face hub"]
+            return [f"not here: {source} (continue_from; the run will ask the Hugging Face hub for it)"]
         return [f"not there yet: {source} (continue_from; written by: modelzoo train, or modelzoo import)"]
     try:
         folder = (

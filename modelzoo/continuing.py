@@ -24,7 +24,7 @@ from modelzoo.files import write_text
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.run_config import RunConfig
-from modelzoo.saved_models import load_model, tokenizer_in
+from modelzoo.saved_models import find_saved_config, load_model, tokenizer_in
 from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.checkpoint import MANIFEST, StoredTensors, checkpoints_of, find_checkpoint, read_state
 from modelzoo.trainer.evaluation import evaluate_loss, share_of
@@ -167,6 +167,7 @@ def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config
         record = {
             "base": str(config.continue_from),
             "base_manifest_sha256": hashlib.sha256((base / MANIFEST).read_bytes()).hexdigest(),
+            "trained_on": _trained_on(base),
             "rows_per_set": ROWS_PER_SET,
             "sets": {name: {"base_loss": loss, "loss": ours[name]} for name, loss in theirs.items()},
             "tolerance": tolerance,
@@ -175,6 +176,17 @@ def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config
         write_text(trainer.run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     losses = ", ".join(f"{loss:.4f}{_on(name)}" for name, loss in ours.items())
     return f"starts from {config.continue_from} with its loss: {losses} (within {largest:.1g} of the base by itself)"
+
+
+def _trained_on(base: Path) -> list[str]:
+    """The datasets that taught a base, and the bases of that, as their configs name them; of imported models none."""
+    run = find_saved_config(base)
+    if run is None:
+        return []
+    own = [source.path for source in run.data.training_sources()]
+    record = base.parents[1] / RECORD
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return list(dict.fromkeys([*own, *before.get("trained_on", [])]))
 
 
 def _is_narrow(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> bool:
@@ -216,6 +228,6 @@ def _loss(
     mine = batches if parallel is None else [share_of(batch, parallel) for batch in batches]
     found = evaluate_loss(model, iter(mine), accelerator)
     assert found is not None  # nothing stops it
-    total = [sum(found[0]), sum(found[1])]
+    total = [sum(batch.loss_sum for batch in found), sum(batch.num_tokens for batch in found)]
     loss_sum, num_tokens = total if parallel is None else parallel.sum_over_data(total)
     return loss_sum / max(1, num_tokens)

@@ -74,6 +74,7 @@ def build_run(config: RunConfig) -> Trainer:
     for dataset in data.datasets:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
+    _require_one_tokenizer([*data.datasets, *validation.values()])
     tokenizer = _tokenizer_of(data.datasets, config)
     documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
     goes_on = parallel.from_main(lambda: _has_checkpoint(config))
@@ -221,6 +222,17 @@ def _may_change(key: str) -> bool:
 def _check_data(dataset: RowDataset, config: RunConfig) -> None:
     tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
     dataset.check_against(tokenizer, config.model.vocab_size)
+
+
+def _require_one_tokenizer(datasets: Sequence[RowDataset]) -> None:
+    """Raises UserError where what is evaluated on was written with another tokenizer than what is trained on."""
+    known = [dataset for dataset in datasets if dataset.tokenizer_sha256 is not None]
+    for dataset in known[1:]:
+        if dataset.tokenizer_sha256 != known[0].tokenizer_sha256:
+            raise UserError(
+                f"{dataset.path} and {known[0].path} were written with different tokenizers, and a model reads one; "
+                "preprocess one of them again"
+            )
 
 
 def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
