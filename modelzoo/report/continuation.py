@@ -213,8 +213,8 @@ def _missing(
         yield (
             "roles",
             (
-                f"Which domains were to be learned is guessed from the shares of the training tokens ({names}). Say it: "
-                "callbacks.report.new=[…] in the run, or modelzoo report RUN --new NAME; or give what is replayed "
+                f"Which domains were to be learned is guessed from the shares of the training tokens ({names}). Say "
+                "it: callbacks.report.new=[…] in the run, or modelzoo report RUN --new NAME; or give what is replayed "
                 "`share` in place of `weight`."
             ),
         )
