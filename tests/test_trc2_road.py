@@ -2,10 +2,13 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
+from modelzoo.base_config import UserError
 from modelzoo.cli import preprocess
+from modelzoo.cli.check import command as check
 from modelzoo.cli.check import data_notes
 from modelzoo.cli.train import run as train
 from modelzoo.run_config import load_run_config
@@ -112,6 +115,34 @@ def test_on_trc2_alone_what_is_forgotten_is_said_to_be_unknown(road, monkeypatch
     report = report_of(road, "naive")
     assert [(domain["name"], domain["role"]) for domain in report["domains"]] == [("validation", "new")]
     assert "what it forgot was not measured" in report["answer"]["headline"]
+
+
+MISTAKES = [
+    (["continue_from=data"], "data: holds neither a checkpoint nor a config.json with weights"),
+    (["model.num_layers=3"], "model.num_layers is 2 there and 3 here"),
+    (["model.position.style=half"], "model.position.style is interleaved there and half here"),
+    (["model.vocab_size=290"], "the 300 ids in data/trc2_gpt2; use model.vocab_size=300"),
+    (["continue_from=other_base"], "other_base/tokenizer.json: is another tokenizer than the one that data/trc2_gpt2"),
+    (["data.train.sources.trc2.weight={values: [1, 0]}"], "no source has a weight above 0 to take the rest"),
+    (["trainer.global_batch_size=2000", "data.train.sources.trc2.max_epochs=null"], "less than one batch takes of it: 1,900 of its 2,000"),
+    (["data.train.sources.pile={share: 0.5, max_epochs: 1, max_tokens: 640}"], "more often than max_epochs allows"),
+    (["schedule.decay_steps=50"], "schedule.decay_steps"),
+    (["schedule.warmup_steps=10"], "the learning rate never reaches its peak"),
+    (["optimizer.frozen=[blocks.7]"], "matches no parameter"),
+    (["+callbacks.report.new=[reuters]"], "there is no validation set reuters; there are: trc2, pile"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), MISTAKES, ids=[given[0] for given, _ in MISTAKES])
+def test_mistakes_are_known_before_anything_starts(road, monkeypatch, overrides, message):
+    monkeypatch.chdir(road)
+    if not (road / "other_base").exists():
+        shutil.copytree(road / "base", road / "other_base")
+        small_tokenizer(280).save(road / "other_base" / "tokenizer.json")
+    with pytest.raises(UserError) as error:
+        check([TRC2, *SMALL, "name=mistaken", *overrides])
+    assert message in str(error.value)
+    assert not (road / "runs" / "mistaken").exists()
 
 
 def first_tokens(split):
