@@ -49,8 +49,12 @@ def notes_of_base(config: RunConfig, datasets: Sequence[Path]) -> list[str]:
 
 
 def model_of(checkpoint: Path) -> ModelConfig:
-    """The model of one of our checkpoints. UserError: another version wrote it."""
+    """The model of one of our checkpoints. UserError: it is damaged, or another version wrote it."""
     file = checkpoint / "config.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"{checkpoint}: holds no config.yaml, so it is damaged; modelzoo verify says what else is missing"
+        )
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
     section = data.get("model") if isinstance(data, dict) else None
     try:

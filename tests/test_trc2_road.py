@@ -124,7 +124,10 @@ MISTAKES = [
     (["model.vocab_size=290"], "the 300 ids in data/trc2_gpt2; use model.vocab_size=300"),
     (["continue_from=other_base"], "other_base/tokenizer.json: is another tokenizer than the one that data/trc2_gpt2"),
     (["data.train.sources.trc2.weight={values: [1, 0]}"], "no source has a weight above 0 to take the rest"),
-    (["trainer.global_batch_size=2000", "data.train.sources.trc2.max_epochs=null"], "less than one batch takes of it: 1,900 of its 2,000"),
+    (
+        ["trainer.global_batch_size=2000", "data.train.sources.trc2.max_epochs=null"],
+        "less than one batch takes of it: 1,900 of its 2,000",
+    ),
     (["data.train.sources.pile={share: 0.5, max_epochs: 1, max_tokens: 640}"], "more often than max_epochs allows"),
     (["schedule.decay_steps=50"], "schedule.decay_steps"),
     (["schedule.warmup_steps=10"], "the learning rate never reaches its peak"),
