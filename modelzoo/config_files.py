@@ -10,6 +10,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,6 +44,7 @@ RUNS = ("continuous_pretraining", "finetune")
 
 
 OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_paths()["stdlib"], replace=True)
+OmegaConf.register_new_resolver("package", lambda name: _folder_of_package(name), replace=True)
 
 
 class Composed(NamedTuple):
@@ -137,6 +139,14 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     provenance = Provenance(origin, places)
     choices = {str(k): v for k, v in defaults.overrides.known_choices.items()}
     return Composed({str(k): v for k, v in data.items()}, provenance, choices)
+
+
+def _folder_of_package(name: str) -> str:
+    """Where an installed package lies, which is not imported for it. ValueError: it is not installed."""
+    found = find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(f"no package {name} is installed")
+    return str(next(iter(found.submodule_search_locations)))
 
 
 def _find(name_or_path: str) -> tuple[str, str]:

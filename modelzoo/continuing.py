@@ -10,25 +10,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from modelzoo.base_config import UserError
+from modelzoo.base_fit import model_of, no_base, no_tokenizer, require_model, require_tokenizer
 from modelzoo.convert.adapters import holds_adapters, read_weights
-from modelzoo.convert.importing import config_of, find_source, has_tokenizer, import_model
+from modelzoo.convert.importing import import_model
+from modelzoo.convert.source import config_of, find_source, has_tokenizer
 from modelzoo.data.rows import RowDataset
 from modelzoo.files import write_text
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
-from modelzoo.run_config import RunConfig, diff
-from modelzoo.saved_models import load_model, load_model_config, tokenizer_in
+from modelzoo.run_config import RunConfig
+from modelzoo.saved_models import find_saved_config, load_model, tokenizer_in
 from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.checkpoint import MANIFEST, StoredTensors, checkpoints_of, find_checkpoint, read_state
 from modelzoo.trainer.evaluation import evaluate_loss, share_of
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import Batch
+from modelzoo.trainer.protocols import Batch, TrainingData, ValidationData
 from modelzoo.trainer.trainer import Trainer
 
 IMPORTED = "base"
@@ -58,10 +59,7 @@ def _find_base(source: str, ours: ModelConfig, run_dir: Path, on_note: Callable[
     if (path / MANIFEST).is_file() or checkpoints_of(path):
         return find_checkpoint(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(
-            f"{source}: holds neither a checkpoint nor a config.json with weights; give a run's folder, one of its "
-            "checkpoints, or a Hugging Face folder"
-        )
+        raise UserError(no_base(source))
     if imported.is_dir():
         came_from = read_state(find_checkpoint(imported))["imported"]["from"]
         if came_from != source:
@@ -72,12 +70,9 @@ def _find_base(source: str, ours: ModelConfig, run_dir: Path, on_note: Callable[
             return imported
         raise UserError(f"{source}: {imported} {found}; remove {imported}, or choose another name for this run")
     folder = find_source(source, on_note)
-    _require_fit(config_of(folder), ours, source)
+    require_model(config_of(folder), ours, source)
     if not has_tokenizer(folder):
-        raise UserError(
-            f"{source}: holds no tokenizer, which the data has to be checked against; put its tokenizer.json there, or "
-            f"import it with one, and continue from that: modelzoo import {source} OUT --tokenizer PATH"
-        )
+        raise UserError(no_tokenizer(source))
     on_note(f"{source} is imported into {imported}, once")
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(stamp_file, json.dumps(_stamp(path)) + "\n")
@@ -91,75 +86,70 @@ def _stamp(folder: Path) -> dict[str, list[int]]:
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
 
 
-def _require_fit(base: ModelConfig, ours: ModelConfig, source: str) -> None:
-    """Raises UserError where weights of the one do not make the other."""
-    if differences := other_model(base, ours):
-        lines = "; ".join(f"model.{key} is {old} there and {new} here" for key, old, new in differences)
-        raise UserError(f"{source}: its weights do not fit this model: {lines}; use the values there")
+def require_fit(base: Path, config: RunConfig, datasets: Sequence[RowDataset]) -> None:
+    """Raises UserError where the base's model is not the run's, or its tokenizer not that of the data."""
+    theirs = tokenizer_in(base)
+    for data in datasets:
+        data.check_against(theirs if data.tokenizer_sha256 is None else None, config.model.vocab_size)
+        try:
+            require_tokenizer(theirs, data.path)
+        except UserError as error:
+            raise UserError(f"continue_from={config.continue_from}: {error}") from None
+    require_model(model_of(base), config.model, f"continue_from={config.continue_from}")
+
+
+def base_losses(
+    base: Path,
+    config: RunConfig,
+    data: TrainingData,
+    validation: Mapping[str, ValidationData],
+    accelerator: Accelerator,
+    parallel: Parallel,
+) -> dict[str, float]:
+    """What `check_base` compares with: nats a token of the base by itself, by set; empty on all ranks but the main.
+
+    To be taken while nothing else is on the device: a base that is trained in parts, or in bf16, may fill it. It is
+    held in the precision that the run's weights are gathered in.
+    """
+    if not parallel.is_main:
+        return {}
+    narrow = _is_narrow(config, accelerator, parallel)
+    dtype = (accelerator.gathered_dtype or torch.bfloat16) if narrow else torch.float32
+    model = load_model(base, str(accelerator.device), dtype)
+    on = accelerator if narrow else dataclasses.replace(accelerator, precision="fp32")
+    return {name: _loss(model, batches, on) for name, batches in _looked_at(data, validation).items()}
 
 
 def start_from(
     model: GPT,
     base: Path,
     config: RunConfig,
-    datasets: Sequence[RowDataset],
     parallel: Parallel,
     adapters: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Give the model the base's weights, and beside them the `adapters` of a LoRA run. UserError where its
-    tokenizer is not the data's, or its model not this one."""
-    theirs = tokenizer_in(base)
-    for data in datasets:
-        data.check_against(theirs, model.config.vocab_size)
-    _require_fit(load_model_config(base), model.config, f"continue_from={config.continue_from}")
+    """Give the model the base's weights, and beside them the `adapters` of a LoRA run."""
     weights: Mapping[str, Tensor] = read_weights(base) if holds_adapters(base) else StoredTensors(base, "model")
     weights = {**weights, **adapters} if adapters else weights  # read one by one, where there is a choice
     parallel.load(model, weights, f"continue_from={config.continue_from}")
 
 
-def other_model(base: ModelConfig, ours: ModelConfig) -> list[tuple[str, Any, Any]]:
-    """The options that make another model of the same weights, or need others. How weights are first drawn and what
-    dropout they train with may change; so may the context of a model without a vector per position, and how many of
-    the rows of the vocabulary are padding."""
-    free = {"init", "dropout"}
-    if ours.position.num_parameters(1, 1) == 0:
-        free.add("max_seq_len")
-    both = [
-        config.model_copy(
-            update={"vocab_size": 1, "ffn_size": config.ffn_width, "padded_vocab_size": config.num_embeddings}
-        )
-        for config in (base, ours)
-    ]
-    return [change for change in diff(*both) if change[0].split(".")[0] not in free]
-
-
-def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
+def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config: RunConfig) -> str:
     """That the run's model, before its first update, has the loss that the base has by itself; in a sentence.
 
-    Both look at the first rows of every validation set (of the training data, where there is none): the base on one
-    device, with the config it was saved with; the run's model with what the run has of ranks, compilation and
-    recomputation. Both in fp32, unless the run's weights are there in another precision alone: ranks gather them so.
-    Writes `base_check.json`.
+    Both look at the first rows of every validation set (of the training data, where there is none): the base, whose
+    losses are `theirs`, on one device, with the config it was saved with; the run's model with what the run has of
+    ranks, compilation and recomputation. Both in fp32, unless the run's weights are there in another precision
+    alone: ranks gather them so. Writes `base_check.json`.
 
     Raises UserError where the losses differ.
     """
     parallel = trainer.parallel
-    narrow = parallel.mesh is not None and trainer.accelerator.gathered_dtype is not None
-    narrow = narrow or (config.lora is not None and config.lora.base_dtype == "bf16")  # which autocast alone can use
-    accelerator = dataclasses.replace(trainer.accelerator, precision="fp32")
-    ours_on = trainer.accelerator if narrow else accelerator
-    sets = {
-        name: list(data.evaluation_batches(ROWS_AT_ONCE, ROWS_PER_SET // ROWS_AT_ONCE))
-        for name, data in trainer.validation.items()
-    } or {"": [trainer.data.batch(0)]}
-    ours = {name: _loss(trainer.model, batches, ours_on, parallel) for name, batches in sets.items()}
+    narrow = _is_narrow(config, trainer.accelerator, parallel)
+    on = trainer.accelerator if narrow else dataclasses.replace(trainer.accelerator, precision="fp32")
+    sets = _looked_at(trainer.data, trainer.validation)
+    ours = {name: _loss(trainer.model, batches, on, parallel) for name, batches in sets.items()}
     trainer.model.train()
     parallel.forget_gathered(trainer.model)
-    theirs = {}
-    if parallel.is_main:
-        model = load_model(base, str(accelerator.device))
-        theirs = {name: _loss(model, batches, accelerator) for name, batches in sets.items()}
-        del model
     precision = trainer.accelerator.precision if narrow else "fp32"
     tolerance = TOLERANCE[precision]
     differ = [name for name, loss in theirs.items() if not abs(ours[name] - loss) <= tolerance]
@@ -177,6 +167,7 @@ def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
         record = {
             "base": str(config.continue_from),
             "base_manifest_sha256": hashlib.sha256((base / MANIFEST).read_bytes()).hexdigest(),
+            "trained_on": _trained_on(base),
             "rows_per_set": ROWS_PER_SET,
             "sets": {name: {"base_loss": loss, "loss": ours[name]} for name, loss in theirs.items()},
             "tolerance": tolerance,
@@ -185,6 +176,31 @@ def check_base(trainer: Trainer, base: Path, config: RunConfig) -> str:
         write_text(trainer.run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     losses = ", ".join(f"{loss:.4f}{_on(name)}" for name, loss in ours.items())
     return f"starts from {config.continue_from} with its loss: {losses} (within {largest:.1g} of the base by itself)"
+
+
+def _trained_on(base: Path) -> list[str]:
+    """The datasets that taught a base, and the bases of that, as their configs name them; of imported models none."""
+    run = find_saved_config(base)
+    if run is None:
+        return []
+    own = [source.path for source in run.data.training_sources()]
+    record = base.parents[1] / RECORD
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return list(dict.fromkeys([*own, *before.get("trained_on", [])]))
+
+
+def _is_narrow(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> bool:
+    """Whether the run has its weights in less than fp32 alone, which autocast alone can use."""
+    gathered = parallel.mesh is not None and accelerator.gathered_dtype is not None
+    return gathered or (config.lora is not None and config.lora.base_dtype == "bf16")
+
+
+def _looked_at(data: TrainingData, validation: Mapping[str, ValidationData]) -> dict[str, list[Batch]]:
+    """The first rows of every validation set; of the training data, where there is none."""
+    return {
+        name: list(own.evaluation_batches(ROWS_AT_ONCE, ROWS_PER_SET // ROWS_AT_ONCE))
+        for name, own in validation.items()
+    } or {"": [data.batch(0)]}
 
 
 def _on(name: str) -> str:
@@ -212,6 +228,6 @@ def _loss(
     mine = batches if parallel is None else [share_of(batch, parallel) for batch in batches]
     found = evaluate_loss(model, iter(mine), accelerator)
     assert found is not None  # nothing stops it
-    total = [sum(found[0]), sum(found[1])]
+    total = [sum(batch.loss_sum for batch in found), sum(batch.num_tokens for batch in found)]
     loss_sum, num_tokens = total if parallel is None else parallel.sum_over_data(total)
     return loss_sum / max(1, num_tokens)

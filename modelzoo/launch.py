@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from modelzoo.base_config import UserError
-from modelzoo.continuing import check_base, find_base, start_from
+from modelzoo.continuing import base_losses, check_base, find_base, require_fit, start_from
 from modelzoo.convert.adapters import BASE, base_of, base_text, holds_adapters
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
@@ -74,19 +74,26 @@ def build_run(config: RunConfig) -> Trainer:
     for dataset in data.datasets:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
+    _require_one_tokenizer([*data.datasets, *validation.values()])
     tokenizer = _tokenizer_of(data.datasets, config)
-    model = build_model(config, accelerator, parallel)
     documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
     goes_on = parallel.from_main(lambda: _has_checkpoint(config))
     base: Path | None = None
     if config.lora is not None:  # whose checkpoints hold the adapters alone
         base = _base_of_adapters(config, parallel, accelerator.notes.append)
-        start_from(model, base, config, data.datasets, parallel, initial_adapters(model, config.seed))
-        store_adapters_only(model)
         documents[BASE] = base_text(base)
     elif config.continue_from is not None and not goes_on:
         base = find_base(config, run_dir_of(config), parallel, accelerator.notes.append)
-        start_from(model, base, config, data.datasets, parallel)
+    theirs: dict[str, float] = {}
+    if base is not None:
+        require_fit(base, config, [*data.datasets, *validation.values()])
+        if not goes_on:
+            theirs = base_losses(base, config, data, validation, accelerator, parallel)
+    model = build_model(config, accelerator, parallel)
+    if base is not None:
+        start_from(model, base, config, parallel, initial_adapters(model, config.seed) if config.lora else {})
+    if config.lora is not None:
+        store_adapters_only(model)
     depths = {name: depth_of(name, config.model.num_layers) for name, _ in model.named_parameters()}
     groups = config.optimizer.groups(model.named_parameters(), model.lr_multipliers(), depths)
     callbacks = {name: callback.build() for name, callback in config.callbacks.items() if callback is not None}
@@ -107,7 +114,7 @@ def build_run(config: RunConfig) -> Trainer:
         utilization=_utilization(config, accelerator, parallel),
     )
     if base is not None and not goes_on:
-        trainer.accelerator.notes.append(check_base(trainer, base, config))
+        trainer.accelerator.notes.append(check_base(trainer, base, theirs, config))
     return trainer
 
 
@@ -215,6 +222,17 @@ def _may_change(key: str) -> bool:
 def _check_data(dataset: RowDataset, config: RunConfig) -> None:
     tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
     dataset.check_against(tokenizer, config.model.vocab_size)
+
+
+def _require_one_tokenizer(datasets: Sequence[RowDataset]) -> None:
+    """Raises UserError where what is evaluated on was written with another tokenizer than what is trained on."""
+    known = [dataset for dataset in datasets if dataset.tokenizer_sha256 is not None]
+    for dataset in known[1:]:
+        if dataset.tokenizer_sha256 != known[0].tokenizer_sha256:
+            raise UserError(
+                f"{dataset.path} and {known[0].path} were written with different tokenizers, and a model reads one; "
+                "preprocess one of them again"
+            )
 
 
 def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:

@@ -74,14 +74,18 @@ class RunConfig(Config):
 
     def notes(self) -> list[str]:
         """What the user should know of a config that is not wrong."""
+        train, notes = self.data.train, list[str]()
+        if isinstance(train, MixtureConfig):
+            notes += train.notes_in_run(self.total_steps, self.tokens_per_step)
         if self.lora is not None:
-            return [f"trained: the {self.num_trained:,} parameters of adapters; all others are frozen"]
+            return [*notes, f"trained: the {self.num_trained:,} parameters of adapters; all others are frozen"]
         if not self.optimizer.frozen:
-            return []
+            return notes
         tied = self.model.tie_embeddings and self.optimizer.is_frozen("embedding.weight")
         return [
+            *notes,
             f"frozen: {', '.join(self.optimizer.frozen)}; {self.num_trained:,} of {self.model.num_parameters():,} "
-            "parameters are trained" + (" (embedding.weight is the head too, and both are frozen)" if tied else "")
+            "parameters are trained" + (" (embedding.weight is the head too, and both are frozen)" if tied else ""),
         ]
 
     def problems(self) -> Iterator[Problem]:

@@ -169,6 +169,24 @@ class Tokenizer:
             parts["end_of_document"] = self.end_of_document_token
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
+    def covers(self, other: "Tokenizer") -> bool:
+        """Whether text that `other` has encoded is what this would have made of it, and documents end alike.
+
+        Merges, splitting and normalization are the same, and `other` has no added token that this lacks. This may
+        have more, if they are names that no text spells: GPT-J's file is GPT-2's with `<|extratoken_1|>` and so on.
+        """
+        mine, theirs = self._specification, other._specification
+        parts = [{key: value or None for key, value in spec["model"].items()} for spec in (mine, theirs)]
+        added = [{token["id"]: token["content"] for token in spec["added_tokens"]} for spec in (mine, theirs)]
+        more = [content for id_, content in added[0].items() if id_ not in added[1]]
+        return (
+            parts[0] == parts[1]
+            and all(mine[name] == theirs[name] for name in ("normalizer", "pre_tokenizer"))
+            and added[1].items() <= added[0].items()
+            and all(content.startswith("<|") and content.endswith("|>") for content in more)
+            and self.end_of_document_id == other.end_of_document_id
+        )
+
     @cached_property
     def vocab_size(self) -> int:
         """Largest id + 1."""

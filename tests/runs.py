@@ -8,14 +8,15 @@ from typing import Any
 from data_preprocessing import pipeline
 from data_preprocessing.config import PreprocessConfig
 from modelzoo.run_config import RunConfig, load_run_config
+from modelzoo.tokenizer import Tokenizer
 from tests.samples import small_tokenizer
 
 
-def write_dataset(folder: Path, num_documents: int = 60, seed: int = 0) -> Path:
+def write_dataset(folder: Path, num_documents: int = 60, seed: int = 0, tokenizer: Tokenizer | None = None) -> Path:
     """A dataset of a few thousand tokens below `folder`: sentences with a little structure to learn."""
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    small_tokenizer().save(folder / "tokenizer.json")
+    (tokenizer or small_tokenizer()).save(folder / "tokenizer.json")
     words = ["the", "cat", "and", "the", "dog", "saw", "a", "bird", "on", "the", "mat", "while", "it", "sang"]
     documents = [" ".join(draw.choice(words) for _ in range(draw.randint(5, 60))) for _ in range(num_documents)]
     (folder / "corpus.txt").write_text("\n".join(documents) + "\n", encoding="utf-8")

@@ -20,7 +20,8 @@ def test_the_promised_configs_are_shipped():
     promised = {
         "params_gptj_6B", "params_gptj_6B_muP", "continuous_pretraining/params_gptj_6B_TRC2", "params_gpt_neox_20B",
         "gpt2_124M", "pythia_160M", "pythia_410M", "gptj_125M", "gpt_neox_125M", "gptj_tiny", "gpt_neox_tiny",
-        "gpt2_tiny",
+        "gpt2_tiny", "continuous_pretraining/params_gpt_neox_20B_continue", "continuous_pretraining/gptj_tiny_cpp",
+        "continuous_pretraining/gptj_tiny_new_tokenizer", "continuous_pretraining/gptj_6B_neox_tokenizer",
     }  # fmt: skip
     assert promised <= set(RUNS)
 
@@ -58,6 +59,8 @@ def test_configs_of_other_verbs_validate(group):
         ("params_gptj_6B", 6_050_882_784),
         ("continuous_pretraining/params_gptj_6B_TRC2", 6_050_882_784),
         ("params_gpt_neox_20B", 20_554_567_680),
+        ("continuous_pretraining/params_gpt_neox_20B_continue", 20_554_567_680),
+        ("finetune/gptj_6B_instruction", 6_050_882_784),
         ("pythia_160M", 162_322_944),
         ("pythia_410M", 405_334_016),
     ],
@@ -88,6 +91,27 @@ def test_gptj_decays_for_1280000_steps_and_stays():
     config = load_run_config("params_gptj_6B")
     end = 12_800 + 1_280_000
     assert config.lr_factor(end - 1) > config.lr_factor(end) == config.lr_factor(end + 100_000) == pytest.approx(0.1)
+
+
+def test_gpt_neox_20B_continues_at_the_rates_of_its_release():
+    """By the root of the batch, as ModelZoo's 72 sequences are; from where the release's rate had ended."""
+    config, release = (
+        load_run_config(name) for name in ("continuous_pretraining/params_gpt_neox_20B_continue", "params_gpt_neox_20B")
+    )
+    scale = (config.trainer.global_batch_size / release.trainer.global_batch_size) ** 0.5
+    assert config.optimizer.lr == pytest.approx(scale * release.optimizer.lr, rel=0.01)
+    assert config.lr_factor(0) == pytest.approx(release.schedule.final_lr_ratio, abs=0.01)
+    assert config.lr_factor(config.total_steps - 1) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_every_config_of_the_released_gpt_j_has_rows_for_the_ids_of_its_tokenizer():
+    """50,400: GPT-2's 50,257 and 143 names. Data that was written with it would be refused otherwise."""
+    names = [
+        name for name in RUNS if str(load_run_config(name).continue_from).lower().endswith(("gpt-j-6b", "gptj_6b"))
+    ]
+    assert len(names) >= 6
+    for name in names:
+        assert load_run_config(name).model.vocab_size == load_run_config(name).model.num_embeddings == 50_400
 
 
 def test_trc2_ends_its_decay_at_a_fifth():

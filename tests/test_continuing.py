@@ -12,7 +12,7 @@ from modelzoo.cli import export_hf
 from modelzoo.continuing import IMPORTED, RECORD
 from modelzoo.launch import build_run
 from modelzoo.trainer.parallel import Parallel
-from tests.runs import small_config
+from tests.runs import small_config, write_dataset
 from tests.trainer.test_parallel import train as train_ranks
 
 
@@ -37,6 +37,18 @@ def test_the_loss_before_the_first_update_is_the_bases_own(dataset, base, tmp_pa
     assert trainer.model.training
     metrics = trainer.evaluate("", 4, continuing.ROWS_PER_SET // 4).metrics()
     assert metrics["loss"] == pytest.approx(losses["loss"], abs=1e-6)
+
+
+def test_what_taught_the_base_is_on_record(dataset, base, tmp_path):
+    first = build_run(small_config(dataset, tmp_path, f"continue_from={base}", "name=first", "trainer.max_steps=4"))
+    assert record_of(first)["trained_on"] == [str(dataset)]
+    first.train()
+    (tmp_path / "first").rename(tmp_path / "moved")
+    other = write_dataset(tmp_path / "other", num_documents=20, seed=1)
+    given = [f"continue_from={tmp_path / 'moved'}", "name=second", "trainer.max_steps=4", f"data.train.path={other}"]
+    build_run(small_config(dataset, tmp_path, *given)).train()
+    third = build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / 'second'}", "name=third"))
+    assert record_of(third)["trained_on"] == [str(other), str(dataset)]
 
 
 @pytest.mark.parametrize("change", [1.001, 0.0])

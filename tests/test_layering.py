@@ -60,9 +60,12 @@ ALLOWED = {
     | {"modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data", "modelzoo.model", "modelzoo.optimizer"}
     | {"modelzoo.schedule", "modelzoo.trainer", "modelzoo.text_samples", "modelzoo.saved_models"}
     | {"modelzoo.continuing", "modelzoo.run_length", "modelzoo.convert.adapters"},
+    "modelzoo.base_fit": CONFIG_LAYER
+    | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
+    | {"modelzoo.model.config", "modelzoo.convert.source", "modelzoo.trainer.checkpoint_folders"},
     "modelzoo.continuing": CONFIG_LAYER
     | {"modelzoo.run_config", "modelzoo.data", "modelzoo.model", "modelzoo.trainer", "modelzoo.convert"}
-    | {"modelzoo.saved_models"},
+    | {"modelzoo.saved_models", "modelzoo.base_fit"},
     "modelzoo.saved_models": CONFIG_LAYER
     | {"modelzoo.config_errors", "modelzoo.run_config", "modelzoo.tokenizer", "modelzoo.data.schema"}
     | {"modelzoo.model", "modelzoo.trainer.checkpoint", "modelzoo.convert.adapters"},
@@ -88,7 +91,7 @@ WITHOUT_TORCH = [
     "modelzoo.mup.widths", "modelzoo.text_stream", "modelzoo.report.continuation_page", "modelzoo.run_length",
     "modelzoo.model.lora_config", "modelzoo.compare.plan", "modelzoo.compare.execution", "modelzoo.cli.compare",
     "modelzoo.compare.command_line", "modelzoo.compare.page", "modelzoo.compare.results",
-    "modelzoo.compare.summary",
+    "modelzoo.compare.summary", "modelzoo.base_fit",
 ]  # fmt: skip
 
 

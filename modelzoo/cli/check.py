@@ -62,6 +62,7 @@ def data_notes(config: "RunConfig") -> list[str]:
     """What the run still needs from the disk; what is there already is checked against the config."""
     from pathlib import Path
 
+    from modelzoo.base_fit import notes_of_base
     from modelzoo.data.accounting import describe_all
     from modelzoo.data.schema import find_split, read_manifest
     from modelzoo.data.sources import check_tokenizer_is_known, find_accounts, is_modelzoos, open_dataset, split_of
@@ -92,6 +93,8 @@ def data_notes(config: "RunConfig") -> list[str]:
             )
         if config.data.tokenizer and Tokenizer.load(config.data.tokenizer).sha256 != manifest.tokenizer.sha256:
             raise UserError(f"{path} was not written with data.tokenizer={config.data.tokenizer}; preprocess it again")
+    there = dict.fromkeys(path for source in config.data.used_sources() if (path := Path(source.path)).is_dir())
+    notes += notes_of_base(config, list(there))
     if (resolved := if_known(config)) is None:
         return notes
     if config.trainer.max_epochs is not None:

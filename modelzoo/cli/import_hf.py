@@ -33,7 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """The report that `command` prints."""
     from modelzoo.cli.progress import counting
-    from modelzoo.convert.importing import find_source, import_model
+    from modelzoo.convert.importing import import_model
+    from modelzoo.convert.source import find_source
 
     max_file_bytes = num_bytes(max_shard_size, "--max-shard-size")
     folder = find_source(source, note)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.convert.family import our_shapes
-from modelzoo.convert.importing import CARRIED, HF_CONFIG, Progress, model_yaml, no_progress
+from modelzoo.convert.importing import HF_CONFIG, Progress, model_yaml, no_progress
 from modelzoo.convert.output import new_folder, require_new
+from modelzoo.convert.source import CARRIED
 from modelzoo.convert.tensor_files import Planned, TensorFiles, write_tensors
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.lora import merged

@@ -13,11 +13,12 @@ from modelzoo.base_config import UserError
 from modelzoo.convert import hf
 from modelzoo.convert.family import ACTIVATIONS, Family, our_shapes
 from modelzoo.convert.fold import foldings
-from modelzoo.convert.importing import CARRIED, HF_CONFIG, NO_CHECK, Progress, no_progress
+from modelzoo.convert.importing import HF_CONFIG, NO_CHECK, Progress, no_progress
 from modelzoo.convert.layout import Rule
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits, check_tokenizer
 from modelzoo.convert.output import new_folder, require_new
-from modelzoo.convert.tensor_files import SAFETENSORS, TensorFiles, check_stored, read_json, write_tensors
+from modelzoo.convert.source import CARRIED, SAFETENSORS, read_json
+from modelzoo.convert.tensor_files import TensorFiles, check_stored, write_tensors
 from modelzoo.model.config import ModelConfig
 from modelzoo.tensor_writer import Planned
 from modelzoo.tokenizer import Tokenizer

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from modelzoo.base_config import UserError
 from modelzoo.convert.layout import Part, Rule
 from modelzoo.model.config import ModelConfig
-from modelzoo.model.gpt import GPT
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -35,6 +36,9 @@ NEVER: dict[str, tuple[Any, ...]] = {
 
 NO_ROPE: tuple[Any, ...] = (None, {}, {"type": "default"}, {"rope_type": "default"})
 """Of `rope_scaling`, in models that have nothing for it to change."""
+
+DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "double", "float8_e4m3fn", "float8_e5m2")
+"""Names of torch's that a config.json may say its weights have; the files say it themselves."""
 
 LARGEST, LARGEST_SIZE = 1e30, 100_000_000
 """Of numbers and of sizes. Beyond them nothing is computed, not even how large the weights are."""
@@ -229,13 +233,17 @@ class Family:
                 )
 
 
-def our_shapes(config: ModelConfig) -> dict[str, Tensor]:
+def our_shapes(config: ModelConfig) -> "dict[str, Tensor]":
     """Every weight of our model by name, on the meta device."""
+    import torch
+
+    from modelzoo.model.gpt import GPT
+
     with torch.device("meta"):
         return dict(GPT(config).state_dict())
 
 
-def their_shapes(rules: Iterable[Rule], config: ModelConfig) -> dict[str, torch.Size]:
+def their_shapes(rules: Iterable[Rule], config: ModelConfig) -> "dict[str, torch.Size]":
     """Every tensor of theirs by its written name."""
     ours = our_shapes(config)
     return {
@@ -264,7 +272,7 @@ def _check_said_besides(hf: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={_short(value)}: expected the id of a token, a whole number, or null")
     for name in ("dtype", "torch_dtype"):
         value = hf.get(name)
-        if value is not None and not (isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)):
+        if value is not None and value not in DTYPES:
             raise UserError(f"{name}={_short(value)}: expected float32, bfloat16, float16 or null")
 
 

@@ -4,10 +4,7 @@ Their family is chosen by `model_type` of a config.json, and on the way back by 
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from modelzoo.base_config import UserError
 from modelzoo.convert import gpt2, gpt_j, gpt_neox
@@ -15,6 +12,9 @@ from modelzoo.convert.family import Family
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.position.learned import LearnedPosition
 from modelzoo.model.position.rotary import RotaryPosition
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in (gpt2, gpt_j, gpt_neox)}
 """By `model_type`."""
@@ -72,7 +72,9 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return family_for(config).config_to_hf(config)
 
 
-def weights_from_hf(state_dict: Mapping[str, Tensor], hf: Mapping[str, Any], config: ModelConfig) -> dict[str, Tensor]:
+def weights_from_hf(
+    state_dict: "Mapping[str, Tensor]", hf: Mapping[str, Any], config: ModelConfig
+) -> "dict[str, Tensor]":
     """Our weights by name, from theirs in memory and their config.json.
 
     Raises UserError: weights are missing, left over, of another shape or another vocabulary.
@@ -89,7 +91,7 @@ def weights_from_hf(state_dict: Mapping[str, Tensor], hf: Mapping[str, Any], con
     }
 
 
-def weights_to_hf(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def weights_to_hf(weights: "Mapping[str, Tensor]", config: ModelConfig) -> "dict[str, Tensor]":
     """Their weights by the names on disk, from ours in memory. The inverse of `weights_from_hf`."""
     return {
         name: tensor.contiguous()
@@ -98,8 +100,10 @@ def weights_to_hf(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[st
     }
 
 
-def check_tied(head: Tensor, embedding: Tensor, family: Family) -> None:
+def check_tied(head: "Tensor", embedding: "Tensor", family: Family) -> None:
     """That a head stored beside the embedding that it is tied to says the same."""
+    import torch
+
     if not torch.equal(head, embedding):
         raise UserError(
             f"{family.head[0]}.weight differs from the embedding, and the config ties them; set tie_word_embeddings "

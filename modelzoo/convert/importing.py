@@ -1,7 +1,6 @@
 """A folder of Hugging Face's becomes a checkpoint: `modelzoo import`."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,13 +15,11 @@ from modelzoo.convert import hf
 from modelzoo.convert.family import Family, our_shapes
 from modelzoo.convert.logit_check import NOT_CHECKED, check_logits
 from modelzoo.convert.output import new_folder, require_new
+from modelzoo.convert.source import CARRIED, config_of, has_tokenizer, read_json
 from modelzoo.convert.tensor_files import (
-    PICKLED,
-    SAFETENSORS,
     TensorFiles,
     Written,
     check_index,
-    read_json,
     require_dtypes,
     weight_files,
     write_tensors,
@@ -32,13 +29,8 @@ from modelzoo.tensor_writer import Planned
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint import write_manifest
 
-CARRIED = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-"""Files that travel with an imported model, for its export."""
 HF_CONFIG = "hf_config.json"
 """Their config.json, in a checkpoint."""
-
-HUB = re.compile(r"(?:hf:/{1,2})?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
-"""`owner/name`, `owner/name@revision`, both also after `hf://`."""
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
 """What shows progress: of a label, a total and its unit, while the block runs; called with each amount."""
@@ -53,33 +45,6 @@ NO_CHECK = {"result": NOT_CHECKED, "reason": "--no-check"}
 def no_progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Nobody watches."""
     yield lambda amount: None
-
-
-def find_source(source: str, on_note: Callable[[str], None]) -> Path:
-    """The folder that `source` means: itself, or a repository of the hub, which `on_note` is told of first.
-
-    Raises UserError: nothing there, no network, no `huggingface_hub`.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{source}: is a file; give the directory that holds config.json and the weights")
-    hub = HUB.fullmatch(source)
-    is_local = source.startswith(".") or path.parent.is_dir()
-    if hub is None or (is_local and not source.startswith("hf:")):
-        near = "" if "/" in source else " (on the hub, a model is owner/name)"
-        raise UserError(f"{source}: no such directory{near}; give one that holds config.json and the weights")
-    on_note(f"{source}: no such directory here; taken as a repository of the Hugging Face hub")
-    wanted = ("config.json", *CARRIED, *tokenizer_files.WANTED)
-    repository, revision = hub[1], hub[2]
-    for weights in (SAFETENSORS, PICKLED):
-        stem, _, ending = weights.rpartition(".")
-        patterns = [*wanted, weights, f"{stem}-*.{ending}", f"{weights}.index.json"]
-        folder = tokenizer_files.download(repository, revision, patterns, "its files")
-        if any(folder.glob(f"{stem}*.{ending}")):
-            break
-    return folder
 
 
 def import_model(
@@ -148,16 +113,6 @@ def import_model(
     return {"checkpoint": str(out), **imported}
 
 
-def config_of(source: Path) -> ModelConfig:
-    """What the model of a Hugging Face folder is; rows that are padding count as ids. UserError: none that we have."""
-    their_config = read_json(source / "config.json")
-    try:
-        family = hf.family_of(their_config)
-        return family.validated(family.config_from_hf(their_config))
-    except UserError as error:
-        raise UserError(f"{source / 'config.json'}: {error}") from None
-
-
 def model_yaml(config: ModelConfig) -> str:
     """The config.yaml of a checkpoint that holds a model and no run."""
     section = yaml.safe_dump({"model": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
@@ -172,12 +127,6 @@ def _tokenizer(source: Path, given: str | None) -> tuple[str | None, Tokenizer |
     loaded = Tokenizer.load(file, backend="tokenizers")
     is_whole = file.suffix == ".json" and "model" in read_json(file)
     return (file.read_text(encoding="utf-8") if is_whole and given is None else tokenizer_files.read(file)), loaded
-
-
-def has_tokenizer(source: Path) -> bool:
-    """Whether a folder of Hugging Face's has one that can be read."""
-    names = ["tokenizer.json", *(vocabulary for vocabulary, _ in tokenizer_files.PAIRS)]
-    return any((source / name).is_file() for name in names)
 
 
 def _check_given(given: Tokenizer, their_config: dict[str, Any], source: Path, on_note: Callable[[str], None]) -> None:

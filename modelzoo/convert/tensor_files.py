@@ -1,6 +1,5 @@
 """Weights on disk, read and written tensor by tensor: what is held at a time is one tensor."""
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,17 +10,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modelzoo.base_config import UserError
+from modelzoo.convert.source import PICKLED, SAFETENSORS, read_json
 from modelzoo.tensor_writer import Planned, write_tensor_file
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Of weights, by safetensors' names."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 EXPECTED = f"expected {SAFETENSORS} or {PICKLED}, whole or in parts with {SAFETENSORS}.index.json beside"
-
-MAX_DEPTH = 100
-TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep; expected the file of a model"
 
 
 class TensorFiles:
@@ -125,42 +121,6 @@ def _weight_source(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{folder}: no weights in this directory; {EXPECTED}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object, or UserError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); copy or download it again") from None
-    except RecursionError:
-        raise UserError(f"{path}: {TOO_DEEP}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; copy or download it again")
-    for key, value in content.items():
-        _check_text(path, key, {key: value})
-    return content
-
-
-def _check_text(path: Path, field: str, value: Any) -> None:
-    """That a field can be written again, as UTF-8. Raises UserError."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise UserError(f"{path}: {field!r}: {TOO_DEEP}")
-        level = [
-            child
-            for outer in level
-            if isinstance(outer, dict | list)
-            for child in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{path}: {field!r} holds half a character, which is no text; mend it") from None
 
 
 class Written(NamedTuple):

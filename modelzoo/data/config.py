@@ -117,6 +117,14 @@ class MixtureConfig(Config):
             if not any(stretch.start[number] or stretch.end[number] for stretch in within):
                 yield Problem(("sources", name), "gets no tokens at all in this run; to leave it out, set it to null")
 
+    def notes_in_run(self, total_steps: int, tokens_per_step: int) -> Iterator[str]:
+        """What a user should know of a run of this length, though it may be meant so."""
+        for name, source in self.used_sources().items():
+            for key in ("weight", "share"):
+                given = getattr(source, key)
+                if isinstance(given, Changing) and (note := given.unreached(total_steps, tokens_per_step)):
+                    yield f"data.train.sources.{name}.{key}: {note}"
+
     def rates(self, total_steps: int, tokens_per_step: int, sizes: Mapping[str, int] | None = None) -> dict[str, Rate]:
         """What each source gets in a run; without the `sizes` of the sources, as though all had one size."""
         return {

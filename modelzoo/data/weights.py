@@ -38,6 +38,16 @@ class Changing(Config):
             elif any(after < before for before, after in pairwise(points)):
                 yield Problem((key,), "must not go back: give the points in the order of the run")
 
+    def unreached(self, total_steps: int, tokens_per_step: int) -> str | None:
+        """What a run of this length does not come to, in words; None where it comes to the last point."""
+        points = self.points(total_steps, tokens_per_step)
+        if (self.steps is None and self.tokens is None) or points[-1][0] <= total_steps:
+            return None
+        return (
+            f"the last point is at step {points[-1][0]:,}, beyond the run's {total_steps:,}: it ends at "
+            f"{_value(points, total_steps, total_steps):g} instead of {self.values[-1]:g}"
+        )
+
     def points(self, total_steps: int, tokens_per_step: int) -> tuple[tuple[int, float], ...]:
         """(step, value) at each point of a run of `total_steps`."""
         if self.tokens is not None:

@@ -87,20 +87,26 @@ class GPT(nn.Module):
         loss_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        row_sums: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """The sum of the cross-entropies in nats (fp32 scalar), and the number of tokens summed.
 
         `labels` (B, T) are the next tokens, already shifted. Where `loss_mask` (B, T) is 0 a token does not
         count. `position_ids` and `segment_ids` as for `hidden`. The logits are never held whole: see
-        `linear_cross_entropy`.
+        `linear_cross_entropy`. To `row_sums` (B,), where they are given, each row's own sum is added.
         """
         hidden = self.hidden(input_ids, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
+        length = labels.shape[1]
         labels = labels.flatten()  # (B·T,)
-        if loss_mask is not None:
-            kept = loss_mask.flatten().nonzero().squeeze(1)
-            if len(kept) < len(labels):
-                hidden, labels = hidden[kept], labels[kept]
-        return linear_cross_entropy(*self._head(hidden), labels, self.vocabulary_group), len(labels)
+        kept = torch.ones_like(labels) if loss_mask is None else loss_mask.flatten()
+        kept = kept.nonzero().squeeze(1)  # (N,)
+        if len(kept) < len(labels):
+            hidden, labels = hidden[kept], labels[kept]
+        each = None if row_sums is None else row_sums.new_empty(len(labels))
+        loss_sum = linear_cross_entropy(*self._head(hidden), labels, self.vocabulary_group, each)
+        if row_sums is not None and each is not None:
+            row_sums.index_add_(0, kept // length, each)
+        return loss_sum, len(labels)
 
     def lr_multipliers(self) -> dict[str, float]:
         """What each parameter's learning rate is multiplied by, by its name."""

@@ -26,19 +26,24 @@ CPU_ROWS = 32
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, group: ProcessGroup | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    group: ProcessGroup | None = None,
+    each: Tensor | None = None,
 ) -> Tensor:
     """The sum over tokens of -log softmax(hidden @ weight.T + bias)[label], in nats: an fp32 scalar.
 
     hidden (N, D), weight (V, D), bias (V,) or None, labels (N,); N may be 0. Products run in autocast's
     precision where it is on, statistics in fp32 or better; the weight's gradient is summed in fp32. Gradients
     are computed in the forward pass and scaled in place in the backward pass, which can therefore run only
-    once.
+    once. Into `each` (N,), where it is given, goes the loss of every token.
 
     With a `group`, `weight` and `bias` are this rank's rows of equal parts of the vocabulary, in the order of the
     ranks; hidden and labels are the same on all. The loss and hidden's gradient are then of the whole vocabulary.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled(), group)
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled(), group, each)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -51,6 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: Tensor,
         grad_enabled: bool,
         group: ProcessGroup | None,
+        each: Tensor | None,
     ) -> Tensor:
         needs_hidden, needs_weight, needs_bias = (grad_enabled and n for n in ctx.needs_input_grad[:3])
         device, autocast = hidden.device.type, torch.is_autocast_enabled(hidden.device.type)
@@ -74,14 +80,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 tokens = hidden[start : start + chunk].to(dtype)  # (C, D)
                 targets = labels[start : start + chunk]  # (C,)
                 logits = _logits(tokens, matrix, bias, buffer[: len(tokens) * vocab])  # (C, V)
-                if narrow:
-                    rows = CPU_ROWS if device == "cpu" else chunk
-                    for part, part_targets in zip(logits.split(rows), targets.split(rows), strict=True):
-                        wide = part.to(wide_dtype)
-                        loss += _to_gradient(wide, part_targets, group)
+                rows = CPU_ROWS if narrow and device == "cpu" else chunk
+                for first in range(0, len(tokens), rows):
+                    part = logits[first : first + rows]
+                    wide = part.to(wide_dtype) if narrow else part
+                    losses = _to_gradient(wide, targets[first : first + rows], group)
+                    loss += losses.sum()
+                    if each is not None:
+                        each[start + first : start + first + rows] = losses
+                    if narrow:
                         part.copy_(wide)
-                else:
-                    loss += _to_gradient(logits, targets, group)
                 if grad_hidden is not None:
                     torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
                 if grad_weight is not None and narrow:
@@ -101,7 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         # In place, so a second backward pass is refused by autograd's own check, not silently wrong.
         grads = (None if g is None else g.mul_(grad_loss) for g in ctx.saved_tensors)
-        return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), None, None, None
+        return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), *(None,) * 4
 
 
 def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
@@ -114,14 +122,14 @@ def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor)
 
 
 def _to_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The summed cross-entropies of logits (C, V), which become, in place, their own gradient."""
+    """The cross-entropies (C,) of logits (C, V), which become, in place, the gradient of their sum."""
     if group is None:
         logits.sub_(logits.amax(-1, keepdim=True))
         chosen = logits.gather(-1, targets[:, None])
         total = logits.exp_().sum(-1, keepdim=True)
         logits.mul_(total.reciprocal())
         logits[torch.arange(len(targets), device=logits.device), targets] -= 1
-        return (total.log() - chosen).sum()
+        return (total.log() - chosen).squeeze(1)
     largest = logits.amax(-1, keepdim=True)
     all_reduce(largest, ReduceOp.MAX, group)
     logits.sub_(largest)
@@ -133,4 +141,4 @@ def _to_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) ->
     total, chosen = sums.split(1, dim=1)
     logits.mul_(total.reciprocal())
     logits.scatter_add_(-1, targets, -mine)
-    return (total.log() - chosen).sum()
+    return (total.log() - chosen).squeeze(1)

@@ -30,7 +30,7 @@ from modelzoo.files import write_text
 from modelzoo.report.advice import Seen, Step, advice
 from modelzoo.report.answer import Answer, answer
 from modelzoo.report.charts import thinned
-from modelzoo.report.domains import TOLERANCE, Domain, read_domains
+from modelzoo.report.domains import TOLERANCE, Domain, read_domains, roles_are_guessed
 from modelzoo.report.run_files import RunFiles, is_number, read_run
 from modelzoo.report.statistics import CONFIDENCE
 
@@ -70,7 +70,7 @@ class Report:
     samples: list[Sample]
     advice: list[Step]
     missing: dict[str, str]
-    """By what it is: domains, intervals, sources, samples, machine."""
+    """By what it is: roles, domains, intervals, sources, samples, machine."""
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
@@ -136,7 +136,7 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
         training=training,
         samples=samples,
         advice=advice(seen),
-        missing=dict(_missing(files, domains, sources, samples)),
+        missing=dict(_missing(files, domains, sources, samples, not new and roles_are_guessed(files))),
     )
 
 
@@ -205,9 +205,19 @@ def _samples(files: RunFiles) -> list[Sample]:
 
 
 def _missing(
-    files: RunFiles, domains: list[Domain], sources: list[Source], samples: list[Sample]
+    files: RunFiles, domains: list[Domain], sources: list[Source], samples: list[Sample], guessed: bool
 ) -> Iterator[tuple[str, str]]:
     """What a report could show, was not there, and where it would come from."""
+    if guessed and domains:
+        names = ", ".join(domain.name for domain in domains if domain.role == "new") or "none"
+        yield (
+            "roles",
+            (
+                f"Which domains were to be learned is guessed from the shares of the training tokens ({names}). Say "
+                "it: callbacks.report.new=[…] in the run, or modelzoo report RUN --new NAME; or give what is replayed "
+                "`share` in place of `weight`."
+            ),
+        )
     if not domains:
         yield "domains", "No domain was evaluated: name sets in data.validation, and the callback `evaluate`."
     elif all(domain.before is None for domain in domains):

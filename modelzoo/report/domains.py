@@ -115,7 +115,8 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
     What `evaluations.jsonl` has of a set is taken from there, with intervals; else the numbers of `metrics.jsonl`.
     """
     shares, replayed = _training_shares(files), _replayed(files)
-    most = max((share for name, share in shares.items() if name not in replayed), default=0.0)
+    learned = {name: 0.0 if name in replayed else share for name, share in shares.items()}
+    most = max(learned.values(), default=0.0)
     blocks: dict[str, dict[int, Mapping[str, Any]]] = {}
     for line in files.evaluations:
         if is_number(line.get("step")) and line.get("loss_sums") and _fits(line):
@@ -124,14 +125,20 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
     domains = []
     for key in dict.fromkeys([*recorded, *blocks]):
         share = _share_of(key, files, shares)
-        learned = _share_of(key, files, {name: share for name, share in shares.items() if name not in replayed})
-        role: Role = "new" if (_shown(key) in new if new else 0 < most / 2 <= learned) else "old"
+        is_new = _shown(key) in new if new else 0 < most / 2 <= _share_of(key, files, learned)
+        role: Role = "new" if is_new else "old"
         if key in blocks:
             domains.append(_from_blocks(key, role, share, blocks[key], files))
         else:
             unit, points = recorded[key]
             domains.append(Domain(_shown(key), role, share, unit, points, None, None, None, None))
     return sorted(domains, key=lambda domain: domain.role == "old")
+
+
+def roles_are_guessed(files: RunFiles) -> bool:
+    """Whether nothing but the shares of several sources tells which of them the run was to learn."""
+    known = _replayed(files) or files.base.get("trained_on")
+    return files.setting("continue_from") is not None and len(_sources(files, "train")) > 1 and not known
 
 
 def _shown(key: str) -> str:
@@ -157,7 +164,8 @@ def _from_blocks(key: str, role: Role, share: float, lines: Mapping[int, Mapping
     per_step = files.tokens_per_step or 1
     points = []
     for step in same if same[-1] == steps[-1] else [*same, steps[-1]]:
-        value = sum(lines[step]["loss_sums"]) / sum(lines[step]["num_tokens"]) / nats
+        loss = lines[step].get("loss")  # of the sums before they were rounded
+        value = (loss if is_number(loss) else sum(lines[step]["loss_sums"]) / sum(lines[step]["num_tokens"])) / nats
         change = changes[same.index(step)] if changes and step in same else None
         points.append(
             Point(
@@ -200,11 +208,16 @@ def _recorded(files: RunFiles) -> dict[str, tuple[str, tuple[Point, ...]]]:
 
 
 def _replayed(files: RunFiles) -> set[str]:
-    """The sources of a mixture that are given a share of all tokens beside others that divide the rest: what a run
-    replays of the old."""
-    sources = files.setting("data", "train", "sources", default={})
-    named = {name for name, own in sources.items() if isinstance(own, Mapping) and own.get("share") is not None}
-    return named if len(named) < sum(own is not None for own in sources.values()) else set()
+    """The sources of a mixture that are what a run replays of the old: those that its base was trained on, and those
+    that are given a share of all tokens beside others that divide the rest. None, where these were all."""
+    sources = _sources(files, "train")
+    taught = {os.path.normpath(str(path)) for path in files.base.get("trained_on") or ()}
+    named = {
+        name
+        for name, own in sources.items()
+        if own.get("share") is not None or os.path.normpath(str(own.get("path"))) in taught
+    }
+    return named if len(named) < len(sources) else set()
 
 
 def _training_shares(files: RunFiles) -> dict[str, float]:

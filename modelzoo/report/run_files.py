@@ -11,8 +11,8 @@ import yaml
 
 from modelzoo.base_config import UserError
 
-CONFIG, METRICS, SAMPLES, EVALUATIONS, MACHINE = (
-    "config.yaml", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "machine.json",
+CONFIG, METRICS, SAMPLES, EVALUATIONS, MACHINE, BASE = (
+    "config.yaml", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "machine.json", "base_check.json",
 )  # fmt: skip
 
 
@@ -26,11 +26,13 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     """Records with `step` and `tokens`, in the order of the run."""
     evaluations: list[dict[str, Any]]
-    """`step`, `set`, and the blocks' `loss_sums` (nats) and `num_tokens`; `bytes_per_token` may be null."""
+    """`step`, `set`, the `loss`, and the blocks' `loss_sums` (nats) and `num_tokens`; `bytes_per_token` may be null."""
     samples: list[dict[str, Any]]
     """`step`, `prompt`, `text`, `seed`."""
     machine: Mapping[str, Any]
     """What it ran on, from the `report` callback."""
+    base: Mapping[str, Any]
+    """What is known of the model it began with; `trained_on` are the datasets that taught it, as paths."""
 
     def setting(self, *keys: str, default: Any = None) -> Any:
         """A value of the config; `default` where it has none."""
@@ -78,6 +80,7 @@ def read_run(path: Path) -> RunFiles:
         evaluations=list(_lines(path / EVALUATIONS)),
         samples=[r for r in _lines(path / SAMPLES) if is_number(r.get("step"))],
         machine=next(_lines(path / MACHINE), {}),
+        base=_read_json(path / BASE),
     )
 
 
@@ -93,6 +96,14 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no YAML ({error}); put back what the run wrote there") from None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise UserError(f"{path}: is no JSON; put back what the run wrote there, or remove it") from None
     return found if isinstance(found, Mapping) else {}
 
 

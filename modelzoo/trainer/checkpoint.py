@@ -31,32 +31,19 @@ from torch import Tensor
 from modelzoo.base_config import UserError
 from modelzoo.files import OUT_OF_SPACE
 from modelzoo.tensor_writer import plan_of, write_tensor_file
+from modelzoo.trainer.checkpoint_folders import MANIFEST as MANIFEST
+from modelzoo.trainer.checkpoint_folders import STEP_NAME as STEP_NAME
+from modelzoo.trainer.checkpoint_folders import checkpoints_of as checkpoints_of
+from modelzoo.trainer.checkpoint_folders import step_folder as step_folder
+from modelzoo.trainer.checkpoint_folders import step_of as step_of
 
 FORMAT_VERSION = 2
 """1 had the rows of `qkv` in the order q/k/v, head; 2 has them head by head."""
-MANIFEST = "manifest.json"
 READ = ("state.json", "config.yaml", "tokenizer.json")
 """What is read of a checkpoint beside its tensors."""
 REPLACED = ".replaced"
 SETTLED_SECONDS = 2.0
 """A file younger than this could change once more without another time of change."""
-STEP_NAME = re.compile(r"step_\d{8,}")
-
-
-def step_folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return run_dir / "checkpoints" / f"step_{step:08d}"
-
-
-def step_of(name: str) -> int:
-    """The step that a checkpoint's folder is named after."""
-    return int(name.removeprefix("step_"))
-
-
-def checkpoints_of(run_dir: Path) -> list[Path]:
-    """The checkpoints' folders of a run, oldest first, whole or not."""
-    folders = (run_dir / "checkpoints").glob("step_*")
-    return sorted((f for f in folders if STEP_NAME.fullmatch(f.name)), key=lambda folder: step_of(folder.name))
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """The loss of a model on held-out batches, exact over uneven masks, batches and ranks."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,40 +30,67 @@ def share_of(batch: Batch, parallel: Parallel) -> Batch:
     return mine
 
 
+class BatchLoss(NamedTuple):
+    """The loss of one batch, or of this rank's rows of it."""
+
+    loss_sum: float
+    """Nats, over the unmasked tokens."""
+    num_tokens: int
+    """Unmasked ones."""
+    row_sums: list[float]
+    """Of each row by itself: in fp32, so that they sum to `loss_sum` up to rounding."""
+    row_tokens: list[int]
+
+
 @torch.no_grad()
 def evaluate_loss(
     model: nn.Module, batches: Iterator[Batch], accelerator: Accelerator, stop: Callable[[], bool] = lambda: False
-) -> tuple[list[float], list[int]] | None:
-    """For each batch the sum of nats over its unmasked tokens, and their number. Leaves the model in evaluation mode.
-
-    None where `stop()` became true.
-    """
+) -> list[BatchLoss] | None:
+    """The loss of each batch. Leaves the model in evaluation mode. None where `stop()` became true."""
     model.eval()
-    loss_sums, num_tokens = list[float](), list[int]()
+    found = []
     for batch in batches:
         if stop():
             return None
+        row_sums = torch.zeros(len(batch["input_ids"]), device=accelerator.device)  # (B,)
         with accelerator.autocast():
-            loss_sum, tokens = model.loss(**batch_to_device(batch, accelerator.device))  # type: ignore[operator]
-        loss_sums.append(loss_sum.item())
-        num_tokens.append(int(tokens))
-    return loss_sums, num_tokens
+            tensors = batch_to_device(batch, accelerator.device)
+            loss_sum, tokens = model.loss(**tensors, row_sums=row_sums)  # type: ignore[operator]
+        found.append(BatchLoss(loss_sum.item(), int(tokens), row_sums.tolist(), batch["loss_mask"].sum(1).tolist()))
+    return found
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, over all ranks, for each batch."""
+    """What an evaluation found, over all ranks."""
 
-    loss_sums: list[float]
-    """Nats."""
-    num_tokens: list[int]
+    loss: float
+    """Nats a token: of the sums over batches, which are more exact than those over rows."""
+    row_sums: list[float]
+    """Nats, of each row in the order of the data."""
+    row_tokens: list[int]
     """Unmasked ones."""
     bytes_per_token: float | None
     """Of UTF-8 text; None where the loss is that of a part of the text."""
 
     def metrics(self) -> dict[str, float]:
         """Loss in nats a token, perplexity, and bits per byte of text (independent of the vocabulary), where known."""
-        loss = sum(self.loss_sums) / max(1, sum(self.num_tokens))
-        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        metrics = {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0))}
         if self.bytes_per_token is not None:
-            metrics["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+            metrics["bits_per_byte"] = self.loss / math.log(2) / self.bytes_per_token
         return metrics
+
+
+def over_ranks(
+    found: Sequence[BatchLoss], sizes: Sequence[int], bytes_per_token: float | None, parallel: Parallel
+) -> Evaluation:
+    """What all ranks have found of batches of these sizes, each of the rows that `share_of` gave it."""
+    starts = np.cumsum([0, *sizes])
+    sums, tokens = np.zeros(starts[-1]), np.zeros(starts[-1])
+    for batch, start, end in zip(found, starts[:-1], starts[1:], strict=True):
+        mine = slice(start + parallel.data_rank, end, parallel.num_data_ranks)
+        own = len(sums[mine])  # none, where there are fewer rows than ranks
+        sums[mine], tokens[mine] = batch.row_sums[:own], batch.row_tokens[:own]
+    total = [batch.loss_sum for batch in found], [float(batch.num_tokens) for batch in found]
+    loss_sums, num_tokens, sums, tokens = (parallel.sum_over_data(list(own)) for own in (*total, sums, tokens))
+    loss = sum(loss_sums) / max(1, sum(num_tokens))
+    return Evaluation(loss, sums, [round(number) for number in tokens], bytes_per_token)

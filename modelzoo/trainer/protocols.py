@@ -21,7 +21,10 @@ class LanguageModel(Protocol):
         loss_mask: Tensor,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]: ...
+        row_sums: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """To `row_sums` (B,), where they are given, each row's own sum is added."""
+        ...
 
 
 class TrainingData(Protocol):

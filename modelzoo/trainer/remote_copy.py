@@ -143,5 +143,5 @@ def newest_checkpoint(run_dir: Path, copies: RemoteCopy | None) -> tuple[Path | 
             if not copies.holds(folder):
                 copies.copy(folder)
         except Exception as error:  # of whatever library is behind the protocol; the run goes on
-            notes.append(f"{folder} is not copied to {copies.url}: {described(error)}; the next save tries again")
+            notes.append(f"{folder} is not copied to {copies.url}: {described(error)}; a run that goes on tries again")
     return folder, notes

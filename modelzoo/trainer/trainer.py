@@ -5,7 +5,7 @@ The model, the data and the optimizer arrive as objects; `protocols.py` says all
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from modelzoo.trainer.bad_updates import BadUpdateError, UpdateGuard
 from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback, Sample
 from modelzoo.trainer.config import TrainerConfig
-from modelzoo.trainer.evaluation import Evaluation, batch_to_device, evaluate_loss, share_of
+from modelzoo.trainer.evaluation import Evaluation, batch_to_device, evaluate_loss, over_ranks, share_of
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import TextGenerator, TrainingData, ValidationData
+from modelzoo.trainer.protocols import Batch, TextGenerator, TrainingData, ValidationData
 from modelzoo.trainer.recovery import recover
 from modelzoo.trainer.step_clock import StepClock
 from modelzoo.trainer.stop_signals import stop_on_signals
@@ -178,17 +178,20 @@ class Trainer:
         return numbers
 
     def evaluate(self, of_set: str, batch_size: int, max_batches: int | None = None) -> Evaluation | None:
-        """The loss on a validation set, batch by batch; None if a stop came."""
-        data = self.validation[of_set]
-        batches = data.evaluation_batches(batch_size, max_batches)
-        mine = (share_of(batch, self.parallel) for batch in batches)
-        found = evaluate_loss(self.model, mine, self.accelerator, stop=self._stop_came)
+        """The loss on a validation set; None if a stop came."""
+        data, sizes = self.validation[of_set], list[int]()
+
+        def mine() -> Iterator[Batch]:
+            for batch in data.evaluation_batches(batch_size, max_batches):
+                sizes.append(len(batch["input_ids"]))
+                yield share_of(batch, self.parallel)
+
+        found = evaluate_loss(self.model, mine(), self.accelerator, stop=self._stop_came)
         self.model.train()
         self.parallel.forget_gathered(self.model)
         if found is None:
             return None
-        loss_sums, num_tokens = (self.parallel.sum_over_data(own) for own in found)
-        return Evaluation(loss_sums, [round(number) for number in num_tokens], data.bytes_per_token)
+        return over_ranks(found, sizes, data.bytes_per_token, self.parallel)
 
     # ------------------------------------------------------------------ numbers
 

@@ -168,7 +168,7 @@ REFUSED = [
     ("share: 0.5, after_max_epochs: stop", "", "after_max_epochs = 'stop'", "must be one of refuse, drop"),
     ("share: 0.5", ", temperature: 3", "data.train.temperature = 3", "no source has one; set it to 1"),
     (
-        "share: {values: [0, 0.5], steps: [500, 600]}", "", "data.train.sources.old",
+        "share: {values: [0, 0.5], steps: [12, 12]}", "", "data.train.sources.old",
         "gets no tokens at all in this run",
     ),
 ]  # fmt: skip
@@ -181,6 +181,18 @@ def test_mistakes_are_explained_before_any_data_is_there(tmp_path, old_keys, res
     assert place in str(error.value)
     assert message in str(error.value)
     assert "1 problem;" in str(error.value) or "valeus" in old_keys  # and there values is missing
+
+
+def test_points_beyond_the_run_are_told(tmp_path):
+    for keys, note in (
+        ("share: {values: [0.5, 0], steps: [0, 20]}", "old.share: the last point is at step 20, beyond the run's 12: "),
+        ("weight: {values: [1, 0], tokens: [0, 2500]}", "old.weight: the last point is at step 14, beyond the run's"),
+    ):
+        (found,) = small_config("no", tmp_path, *mixture("no", "no", old_keys=keys)).notes()
+        assert note in found
+    assert "it ends at 0.142857 instead of 0" in found
+    for keys in ("share: {values: [0.5, 0], steps: [0, 12]}", "share: {values: [0.5, 0]}", "weight: 1"):
+        assert not small_config("no", tmp_path, *mixture("no", "no", old_keys=keys)).notes()
 
 
 def test_weights_that_sum_to_zero_on_the_way_are_refused(tmp_path):

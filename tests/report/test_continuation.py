@@ -47,6 +47,31 @@ def test_what_was_trained_on_most_is_new(tmp_path):
     assert roles == {"newswire": "new", "prose": "old", "code": "old"}
 
 
+def with_weights(newswire, prose, **base):
+    config = copy.deepcopy(CONFIG)
+    sources = config["data"]["train"]["sources"]
+    sources["newswire"]["weight"], sources["prose"]["weight"] = newswire, prose
+    seen = {"tokens_seen/newswire": newswire, "tokens_seen/prose": prose}
+    return {"config": config, "metrics": [{"step": STEPS, "tokens": 100, **seen}]}
+
+
+def test_replay_of_half_is_told_from_what_is_new(tmp_path):
+    """By the base's own data, where that is known; else the report says that it guesses."""
+    halves = with_weights(0.5, 0.5)
+    guessed = report(tmp_path / "a", **halves)
+    assert {name for name, domain in by_name(guessed).items() if domain["role"] == "new"} == {"newswire", "prose"}
+    assert "guessed from the shares of the training tokens (newswire, prose)" in guessed["missing"][0]
+    run = write_run(tmp_path / "b", **halves)
+    (run / "base_check.json").write_text(json.dumps({"trained_on": ["data/books", "./data/prose"]}))
+    known = write_report(run)
+    assert [domain["name"] for domain in known["domains"] if domain["role"] == "new"] == ["newswire"]
+    assert not known["missing"]
+    assert not any("guessed" in line for line in write_report(tmp_path / "a", ["newswire"])["missing"])
+    (run / "base_check.json").write_text(json.dumps({"trained_on": ["data/newswire", "data/prose"]}))
+    again = write_report(run)  # nothing that the base does not know: both are to become better
+    assert {name for name, domain in by_name(again).items() if domain["role"] == "new"} == {"newswire", "prose"}
+
+
 def test_the_callback_says_otherwise_and_the_command_has_the_last_word(tmp_path):
     config = copy.deepcopy(CONFIG)
     config["callbacks"]["end"] = {"kind": "report", "new": ["code"]}

@@ -105,6 +105,11 @@ def test_a_copy_that_fails_is_tried_again_and_at_the_end_an_error(dataset, tmp_p
     trainer, *_ = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16"))
     with pytest.raises(UserError, match=r"step_00000016 is not copied .* the same command tries again"):
         trainer.train()
+    assert "step_00000016" in (told := capsys.readouterr().err)
+    assert "it is tried again now" in told
+    assert "next save" not in told
+    trainer, _, (note,) = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16"))
+    assert note.endswith("ConnectionError: no route; a run that goes on tries again")
     failing[0] = 0
     _, folder, _ = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16"))
     assert RemoteCopy(url, "gptj_tiny").holds(folder)

@@ -66,12 +66,14 @@ class Checkpoint(Callback):
         self._whole: set[Path] = set()
         self._copied: set[Path] = set()
         self._not_copied: str | None = None
+        self._last_step = 0
 
     def on_train_start(self, trainer: "Trainer") -> None:
         from modelzoo.trainer.checkpoint_writer import CheckpointWriter
         from modelzoo.trainer.remote_copy import RemoteCopy
 
         self.saved = (trainer.step, trainer.evaluation_due)
+        self._last_step = trainer.total_steps
         trainer.parallel.from_main(lambda: _require_space(trainer))
         if self.config.copy_to is not None and trainer.parallel.is_main:
             self.copies = RemoteCopy(self.config.copy_to, trainer.run_dir.name)
@@ -86,6 +88,7 @@ class Checkpoint(Callback):
     def on_train_end(self, trainer: "Trainer") -> None:
         from modelzoo.trainer.checkpoint import step_folder
 
+        self._last_step = trainer.step
         if self.saved != (trainer.step, trainer.evaluation_due):
             self._save(trainer)
         self.settle(trainer)
@@ -138,7 +141,7 @@ class Checkpoint(Callback):
 
     def _copy(self, copies: "RemoteCopy", newest: Path) -> None:
         """Copy every whole checkpoint that is not there yet, the newest first; then delete there what may go."""
-        from modelzoo.trainer.checkpoint import checkpoints_of
+        from modelzoo.trainer.checkpoint import checkpoints_of, step_of
         from modelzoo.trainer.remote_copy import described
 
         self._not_copied = None
@@ -152,7 +155,8 @@ class Checkpoint(Callback):
                 copies.remove(step)
         except Exception as error:  # of whatever library is behind the protocol; the run goes on
             self._not_copied = f"{newest} is not copied to {copies.url}: {described(error)}"
-            print(f"note: {self._not_copied}; it is tried again at the next save", file=sys.stderr)
+            again = "at the next save" if step_of(newest.name) < self._last_step else "now"
+            print(f"note: {self._not_copied}; it is tried again {again}", file=sys.stderr)
 
     def _copy_at_last(self, newest: Path) -> None:
         """Raises UserError where the last checkpoint cannot be copied: the run is not what was asked for."""

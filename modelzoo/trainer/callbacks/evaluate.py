@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from modelzoo.trainer.trainer import Trainer
 
 FILE_NAME = "evaluations.jsonl"
-"""By step and set: nats and tokens of each batch, for intervals of a difference between two steps."""
+"""By step and set: the loss, and nats and tokens of each block of rows, for intervals of a difference between two
+steps."""
+MOST_BLOCKS = 1_000
+"""In a line of it: a row is a block where there are so few, else so many neighbours are as make no more."""
 METRICS = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -135,6 +139,18 @@ class Evaluate(Callback):
         if config.weights is None and trainer.parallel.is_main:
             append_lines(
                 trainer.run_dir / FILE_NAME,
-                ({"step": trainer.step, "set": name, **own._asdict()} for name, own in evaluations.items()),
+                ({"step": trainer.step, "set": name, **in_blocks(own)} for name, own in evaluations.items()),
             )
         trainer.publish(**numbers)
+
+
+def in_blocks(found: "Evaluation") -> dict[str, Any]:
+    """An evaluation as a line of `evaluations.jsonl`: at most MOST_BLOCKS blocks, as equal as can be."""
+    size = -(-len(found.row_tokens) // MOST_BLOCKS) or 1
+    starts = range(0, len(found.row_tokens), size)
+    return {
+        "loss": found.loss,
+        "loss_sums": [round(math.fsum(found.row_sums[start : start + size]), 4) for start in starts],
+        "num_tokens": [sum(found.row_tokens[start : start + size]) for start in starts],
+        "bytes_per_token": found.bytes_per_token,
+    }

@@ -1,0 +1,100 @@
+"""What `modelzoo check` says of a base, from its files alone, and what a run says where they do not fit."""
+
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from modelzoo.base_config import UserError
+from modelzoo.cli import export_hf
+from modelzoo.cli.check import data_notes
+from modelzoo.launch import build_run
+from modelzoo.tokenizer import Tokenizer, special_token
+from tests.runs import small_config, small_overrides, write_dataset
+from tests.samples import small_tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(dataset, tmp_path_factory):
+    """A run of a step, and the same as a Hugging Face folder beside it."""
+    short = ["trainer.max_steps=1", "schedule.warmup_steps=0"]
+    trainer = build_run(small_config(dataset, tmp_path_factory.mktemp("base"), *short))
+    trainer.train()
+    export_hf.run(trainer.run_dir, trainer.run_dir.parent / "hf", check=False)
+    return trainer.run_dir
+
+
+def with_names(count=25):
+    """The small tokenizer with names for rows that text never uses, as GPT-J's has them."""
+    tokenizer = small_tokenizer()
+    tokenizer.backend.add_tokens([f"<|extratoken_{number}|>" for number in range(1, count + 1)])
+    return Tokenizer(tokenizer.backend, "with_names")
+
+
+def test_a_tokenizer_covers_another_that_gives_text_the_same_ids():
+    plain, named = small_tokenizer(), with_names()
+    assert named.sha256 != plain.sha256
+    assert named.covers(plain)
+    assert plain.covers(plain)
+    assert not plain.covers(named)  # whose ids the rows may lack
+    assert not named.covers(small_tokenizer(280))  # other merges
+    spaces = small_tokenizer()
+    spaces.backend.add_tokens(["    "])  # which text spells
+    assert not Tokenizer(spaces.backend, "spaces").covers(plain)
+    other = small_tokenizer()
+    other.backend.add_special_tokens([special_token("<|user|>")])
+    assert not named.covers(Tokenizer(other.backend, "other"))  # the same id for another name
+    pieces = Backend.from_str(plain.backend.to_str())
+    pieces.normalizer = None
+    assert named.covers(Tokenizer(pieces, "again"))
+
+
+def test_a_base_whose_tokenizer_has_more_names_starts_a_run(dataset, base, tmp_path):
+    """The release of GPT-J: 50,400 ids in its tokenizer, and data in the 50,257 of GPT-2."""
+    export_hf.run(base, tmp_path / "hf", check=False)
+    with_names(5).save(tmp_path / "hf" / "tokenizer.json")
+    (tmp_path / "hf" / "tokenizer_config.json").unlink(missing_ok=True)
+    config = small_config(dataset, tmp_path, f"continue_from={tmp_path / 'hf'}")
+    with pytest.raises(UserError, match="280 ids, and the model 275"):  # rows that it does not have
+        build_run(config)
+
+
+def test_what_is_wrong_is_said_at_check_time(dataset, base, tmp_path):
+    other = tmp_path / "other_tokenizer"
+    small_tokenizer(280).save(tmp_path / "tokenizer.json")
+    hf = base.parent / "hf"
+    second = write_dataset(tmp_path / "second", seed=1)
+    for source in (base, hf, next((base / "checkpoints").iterdir())):
+        given = f"continue_from={source}"
+        assert not any("continue_from" in note for note in data_notes(small_config(dataset, tmp_path, given)))
+        with pytest.raises(UserError, match=r"continue_from=.*model\.num_layers is 2 there and 3 here"):
+            data_notes(small_config(dataset, tmp_path, given, "model.num_layers=3"))
+        (second / "tokenizer.json").write_text(small_tokenizer(280).backend.to_str())
+        with pytest.raises(UserError, match=r"is another tokenizer than the one that .*second.* modelzoo vocab"):
+            data_notes(small_config(dataset, tmp_path, given, f"data.validation.path={second}", "model.vocab_size=275"))
+    other.mkdir()
+    with pytest.raises(UserError, match="holds neither a checkpoint nor"):
+        data_notes(small_config(dataset, tmp_path, f"continue_from={other}"))
+    for source, note in (
+        (tmp_path / "nowhere", f"not there yet: {tmp_path / 'nowhere'} (continue_from; written by: modelzoo train"),
+        ("Owner/model", "not here: Owner/model (continue_from; the run will ask the Hugging Face hub for it)"),
+    ):
+        assert any(
+            line.startswith(note) for line in data_notes(small_config(dataset, tmp_path, f"continue_from={source}"))
+        )
+
+
+def test_checking_a_base_takes_no_torch(dataset, base, tmp_path):
+    program = "import sys\nfrom modelzoo.cli.check import data_notes\nfrom modelzoo.run_config import load_run_config\n"
+    for source in (base, base.parent / "hf"):
+        overrides = [*small_overrides(dataset, tmp_path), f"continue_from={source}"]
+        program += f"data_notes(load_run_config('gptj_tiny', {overrides!r}))\n"
+    subprocess.run([sys.executable, "-c", program + "assert 'torch' not in sys.modules"], check=True)
+
+
+def test_a_validation_set_of_another_tokenizer_is_refused(dataset, tmp_path):
+    folder = tmp_path / "second"
+    second = write_dataset(folder, seed=1, tokenizer=small_tokenizer(270))
+    with pytest.raises(UserError, match="were written with different tokenizers, and a model reads one"):
+        build_run(small_config(dataset, tmp_path, f"data.validation.path={second}"))
