@@ -1,0 +1,239 @@
+"""What does replay cost and save when a small model goes on to another domain? Arm against arm, over seeds.
+
+    python -m benchmarks.replay --old wiki.jsonl --new medquad.jsonl --seeds 0 1 2 --out DIR [--plot FILE.png]
+
+For each seed a `gptj_tiny` is trained on the old domain and continued on the new one, once for each combination of
+`--shares` (of replayed old text, of all tokens) and `--peaks` (to which part of the base's peak the learning rate is
+warmed up again). The first of each, 0 and 1, make the naive arm. Every arm has the same number of tokens, so that
+replay takes from the new ones; `--same-new` adds arms that replay on top of all the new tokens.
+
+Everything is written below DIR, as YAMLs and runs that `modelzoo` reads by itself. Begun again, it goes on: finished
+runs are kept, and more seeds or arms can be added.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.replay_report import NAIVE, draw, table
+
+ROOT = Path(__file__).resolve().parents[1]
+SEQ_LEN, BATCH, VOCAB, ROWS_AT_ONCE = 256, 8, 4096, 16
+PEAK_LR, FINAL = 3e-3, 0.1
+"""The base's highest learning rate, and where every schedule ends, as a part of its own."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to continue."""
+
+    share: float
+    peak: float
+    same_new: bool = False
+    """As many new tokens as the naive arm, and the replayed ones besides; else as many in all."""
+
+    @property
+    def name(self) -> str:
+        """Also a part of the runs' names."""
+        parts = [f"replay{self.share:g}"] if self.share else []
+        parts += [f"peak{self.peak:g}"] if self.peak != 1 else []
+        return "_".join([*parts, *(["same_new"] if self.same_new else [])]) or NAIVE
+
+    def tokens(self, budget: int) -> int:
+        """In all."""
+        return round(budget / (1 - self.share)) if self.same_new else budget
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--old", type=Path, required=True, help="JSONL with the key text: what the base learns")
+    parser.add_argument("--new", type=Path, required=True, help="JSONL with the key text: what it is continued on")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.25], help="(%(default)s)")
+    parser.add_argument("--peaks", type=float, nargs="+", default=[1, 0.3], help="(%(default)s)")
+    parser.add_argument("--same-new", action="store_true", help="also: replay beside all the new tokens")
+    parser.add_argument("--base-tokens", type=int, default=600_000, help="(%(default)s)")
+    parser.add_argument("--tokens", type=int, default=200_000, help="of a continuation (%(default)s)")
+    parser.add_argument("--eval-rows", type=int, default=256, help="of each domain, multiples of 16 (%(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, on one thread each (%(default)s)")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()  # it enters the runs' configs, which have to stay what they are
+    return arguments
+
+
+def arms_of(arguments: argparse.Namespace) -> list[Arm]:
+    """The naive one first."""
+    arms = [Arm(share, peak) for share in arguments.shares for peak in arguments.peaks]
+    if arguments.same_new:
+        arms += [Arm(arm.share, arm.peak, same_new=True) for arm in arms if arm.share]
+    return list(dict.fromkeys([Arm(0, 1), *arms]))
+
+
+def main() -> None:
+    """Train what is missing, print the table and write replay.json."""
+    arguments = parse()
+    prepare(arguments)
+    arms = arms_of(arguments)
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        of_seeds = list(pool.map(lambda seed: list(runs_of(seed, arms, arguments)), arguments.seeds))
+    runs = [run for of_seed in of_seeds for run in of_seed]
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    (arguments.out / "replay.json").write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
+    print("\n".join(table(runs)))
+    if arguments.plot:
+        draw(runs, arguments.plot)
+        print(f"wrote {arguments.plot}")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """A tokenizer of the old domain, and both domains in its tokens, a twentieth of the documents held out."""
+    out, tokenizer = arguments.out, arguments.out / "tokenizer.json"
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+
+    def reader(corpus: Path) -> dict[str, Any]:
+        return {"kind": "jsonl", "paths": [str(corpus.resolve())]}
+
+    if not tokenizer.exists():
+        config = {"name": "tokenizer", "reader": reader(arguments.old), "output": str(tokenizer)}
+        modelzoo(out, "tokenizer", "tokenizer", "train", written(out, config | {"vocab_size": VOCAB, "style": "gpt2"}))
+    for name, corpus in (("old", arguments.old), ("new", arguments.new)):
+        config = {
+            "name": name,
+            "reader": reader(corpus),
+            "tokenizer": str(tokenizer),
+            "output": str(out / "data" / name),
+            "validation_fraction": 0.05,
+            "shuffle_seed": 0,
+            "deduplication": {"kind": "exact"},
+        }
+        modelzoo(out, name, "preprocess", written(out, config))
+
+
+def runs_of(seed: int, arms: list[Arm], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train the base of this seed and each arm from it; what their reports say."""
+    out: Path = arguments.out
+    train(out, f"base_{seed}", seed, written(out, base_config(arguments)))
+    for arm in arms:
+        config, name = continued_config(arm, arguments), f"{arm.name}_{seed}"
+        # another seed than the base's, whose order of the old text would come again
+        train(out, name, seed + 1000, written(out, config), f"continue_from={out / 'runs' / f'base_{seed}'}")
+        report = json.loads((out / "runs" / name / "report.json").read_text())
+        domains = {domain["name"]: domain for domain in report["domains"]}
+        keys = ("before", "after", "change", "interval")
+        yield {
+            "arm": arm.name,
+            **asdict(arm),
+            "seed": seed,
+            "old": {key: domains["old"][key] for key in keys},
+            "new": {key: domains["new"][key] for key in keys},
+            "tokens": {source["name"]: source["tokens"] for source in report["sources"]},
+            "seconds": round(report["run"]["seconds"], 1),
+        }
+        print(f"{name}: old {domains['old']['after']:.4f}, new {domains['new']['after']:.4f}", file=sys.stderr)
+
+
+def base_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """`gptj_tiny` on the old domain, each row once."""
+    return {
+        "defaults": ["gptj_tiny", {"override data": None}, "_self_"],
+        "name": "base",
+        "optimizer": {"lr": PEAK_LR},
+        "schedule": {"warmup_steps": warmup(arguments.base_tokens), "final_lr_ratio": FINAL},
+        **common(arguments, {"old": old_source(arguments) | {"weight": 1}}, arguments.base_tokens),
+    }
+
+
+def continued_config(arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same model from the base's weights. The rate begins where the base's ended, whatever its peak."""
+    sources = {"new": source(arguments, "new", "train") | {"weight": 1}}
+    if arm.share:
+        sources["old"] = old_source(arguments) | {"share": arm.share}
+    tokens = arm.tokens(arguments.tokens)
+    config = common(arguments, sources, tokens)
+    config["callbacks"]["report"] = {"new": ["new"]}
+    return {
+        "defaults": [
+            "gptj_tiny",
+            {"override data": None},
+            {"override schedule": "rewarm_cosine"},
+            {"override callbacks": "continuation"},
+            "_self_",
+        ],
+        "name": arm.name,
+        "optimizer": {"lr": PEAK_LR * arm.peak},
+        "schedule": {
+            "warmup_steps": warmup(tokens),
+            "initial_lr_ratio": FINAL / arm.peak,
+            "final_lr_ratio": FINAL,
+        },
+        **config,
+    }
+
+
+def common(arguments: argparse.Namespace, sources: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """What base and continuations have in common. Evaluation sees the same rows in all runs of all seeds."""
+    return {
+        "output_dir": str(arguments.out / "runs"),
+        "trainer": {"max_tokens": tokens, "global_batch_size": BATCH},
+        "data": {
+            "seq_len": SEQ_LEN,
+            "train": {"sources": sources},
+            "validation": {"sources": {name: source(arguments, name, "validation") for name in ("old", "new")}},
+        },
+        "callbacks": {"evaluate": {"every_steps": None, "max_batches": arguments.eval_rows // ROWS_AT_ONCE}},
+    }
+
+
+def warmup(tokens: int) -> int:
+    """A tenth of the run, in steps."""
+    return -(-tokens // (10 * BATCH * SEQ_LEN))
+
+
+def source(arguments: argparse.Namespace, name: str, split: str) -> dict[str, Any]:
+    """A split of a domain."""
+    return {"path": str(arguments.out / "data" / name), "split": split}
+
+
+def old_source(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the base is trained on, and nothing else, is what is replayed."""
+    return source(arguments, "old", "train") | {"max_tokens": arguments.base_tokens}
+
+
+def written(out: Path, config: dict[str, Any]) -> str:
+    """The path of the config's YAML."""
+    path = out / f"{config['name']}.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(path)
+
+
+def train(out: Path, name: str, seed: int, config: str, *overrides: str) -> None:
+    """`modelzoo train`, which goes on with a run of this name, or finds it at its end."""
+    modelzoo(out, name, "train", config, f"name={name}", f"seed={seed}", *overrides)
+
+
+def modelzoo(out: Path, log: str, *arguments: str) -> None:
+    """Run a command on one thread. SystemExit with its last words where it fails."""
+    command = [sys.executable, "-c", "from modelzoo.cli.main import main; main()", *arguments]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
+    file = out / "logs" / f"{log}.log"
+    with file.open("w") as output:
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment).returncode
+    if code:
+        raise SystemExit(f"modelzoo {' '.join(arguments)} ended with {code} ({file}):\n{file.read_text()[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()
