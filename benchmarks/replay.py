@@ -2,10 +2,10 @@
 
     python -m benchmarks.replay --old wiki.jsonl --new medquad.jsonl --seeds 0 1 2 --out DIR [--plot FILE.png]
 
-For each seed a `gptj_tiny` is trained on the old domain and continued on the new one, once for each combination of
+A `gptj_tiny` is trained on the old domain and continued on the new one, for each seed once for each combination of
 `--shares` (of replayed old text, of all tokens) and `--peaks` (to which part of the base's peak the learning rate is
-warmed up again). The first of each, 0 and 1, make the naive arm. Every arm has the same number of tokens, so that
-replay takes from the new ones; `--same-new` adds arms that replay on top of all the new tokens.
+warmed up again); 0 and 1 make the naive arm. Every arm has the same number of tokens, so that replay takes from the new
+ones; `--same-new` adds arms that replay on top of all the new tokens.
 
 Everything is written below DIR, as YAMLs and runs that `modelzoo` reads by itself. Begun again, it goes on: finished
 runs are kept, and more seeds or arms can be added.
@@ -16,9 +16,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new", type=Path, required=True, help="JSONL with the key text: what it is continued on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--base-seed", type=int, help="all seeds continue from one base, of this seed; else from their own"
+    )
     parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.25], help="(%(default)s)")
     parser.add_argument("--peaks", type=float, nargs="+", default=[1, 0.3], help="(%(default)s)")
     parser.add_argument("--same-new", action="store_true", help="also: replay beside all the new tokens")
     parser.add_argument("--base-tokens", type=int, default=600_000, help="(%(default)s)")
-    parser.add_argument("--tokens", type=int, default=200_000, help="of a continuation (%(default)s)")
-    parser.add_argument("--eval-rows", type=int, default=256, help="of each domain, multiples of 16 (%(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, on one thread each (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=160_000, help="of a continuation (%(default)s)")
+    parser.add_argument("--eval-rows", type=int, default=128, help="of each domain, multiples of 16 (%(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, on one thread each (%(default)s)")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()  # it enters the runs' configs, which have to stay what they are
@@ -87,8 +90,12 @@ def main() -> None:
     prepare(arguments)
     arms = arms_of(arguments)
     with ThreadPoolExecutor(arguments.processes) as pool:
-        of_seeds = list(pool.map(lambda seed: list(runs_of(seed, arms, arguments)), arguments.seeds))
-    runs = [run for of_seed in of_seeds for run in of_seed]
+        bases = sorted({base_of(seed, arguments) for seed in arguments.seeds})
+        list(pool.map(lambda seed: train_base(seed, arguments), bases))
+        jobs = product(
+            [(arm, written(arguments.out, continued_config(arm, arguments))) for arm in arms], arguments.seeds
+        )
+        runs = list(pool.map(lambda job: continued(*job[0], job[1], arguments), jobs))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     (arguments.out / "replay.json").write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
     print("\n".join(table(runs)))
@@ -121,27 +128,30 @@ def prepare(arguments: argparse.Namespace) -> None:
         modelzoo(out, name, "preprocess", written(out, config))
 
 
-def runs_of(seed: int, arms: list[Arm], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train the base of this seed and each arm from it; what their reports say."""
+def base_of(seed: int, arguments: argparse.Namespace) -> int:
+    """The seed of the base that this seed's runs continue from."""
+    return seed if arguments.base_seed is None else arguments.base_seed
+
+
+def train_base(seed: int, arguments: argparse.Namespace) -> None:
+    """The run `base_<seed>`."""
+    train(arguments.out, f"base_{seed}", seed, written(arguments.out, base_config(arguments)))
+
+
+def continued(arm: Arm, config: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train the run `<arm>_<seed>`; what its report says."""
     out: Path = arguments.out
-    train(out, f"base_{seed}", seed, written(out, base_config(arguments)))
-    for arm in arms:
-        config, name = continued_config(arm, arguments), f"{arm.name}_{seed}"
-        # another seed than the base's, whose order of the old text would come again
-        train(out, name, seed + 1000, written(out, config), f"continue_from={out / 'runs' / f'base_{seed}'}")
-        report = json.loads((out / "runs" / name / "report.json").read_text())
-        domains = {domain["name"]: domain for domain in report["domains"]}
-        keys = ("before", "after", "change", "interval")
-        yield {
-            "arm": arm.name,
-            **asdict(arm),
-            "seed": seed,
-            "old": {key: domains["old"][key] for key in keys},
-            "new": {key: domains["new"][key] for key in keys},
-            "tokens": {source["name"]: source["tokens"] for source in report["sources"]},
-            "seconds": round(report["run"]["seconds"], 1),
-        }
-        print(f"{name}: old {domains['old']['after']:.4f}, new {domains['new']['after']:.4f}", file=sys.stderr)
+    name = f"{arm.name}_{seed}"
+    # another seed than the base's, whose order of the old text would come again
+    train(out, name, seed + 1000, config, f"continue_from={out / 'runs' / f'base_{base_of(seed, arguments)}'}")
+    report = json.loads((out / "runs" / name / "report.json").read_text())
+    domains = {
+        domain["name"]: {key: domain[key] for key in ("before", "after", "change", "interval")}
+        for domain in report["domains"]
+    }
+    tokens = {source["name"]: source["tokens"] for source in report["sources"]}
+    print(f"{name}: old {domains['old']['after']:.4f}, new {domains['new']['after']:.4f}", file=sys.stderr)
+    return {"arm": arm.name, **asdict(arm), "seed": seed, **domains, "tokens": tokens}
 
 
 def base_config(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class Outcome(NamedTuple):
     old_change: float
     """Of the old domain's bits per byte, from before the continuation to its end."""
     cut: float
-    """Of the naive run's regression; 1 where nothing was forgotten, above 1 where the old domain got better."""
+    """Of the naive run's regression; 1 where nothing was forgotten, above 1 where the old domain got better; NaN where the
+    naive run forgot nothing."""
     new: float
     """Bits per byte at the end."""
     new_loss: float
@@ -33,10 +34,11 @@ def outcomes(runs: list[dict[str, Any]]) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for run in runs:
         base = naive[run["seed"]]
+        forgotten = base["old"]["change"]
         outcome = Outcome(
             run["seed"],
             run["old"]["change"],
-            1 - run["old"]["change"] / base["old"]["change"],
+            1 - run["old"]["change"] / forgotten if forgotten > 0 else math.nan,
             run["new"]["after"],
             run["new"]["after"] / base["new"]["after"] - 1,
         )
@@ -75,6 +77,8 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _percent(values: list[float], digits: int = 1) -> str:
+    if any(map(math.isnan, values)):
+        return "–"
     low, high = interval(values)
     shown = f"{100 * mean(values):+.{digits}f} %"
     return shown if math.isnan(low) else f"{shown} ({100 * low:+.{digits}f} … {100 * high:+.{digits}f})"
@@ -83,6 +87,8 @@ def _percent(values: list[float], digits: int = 1) -> str:
 def _verdict(arm: str, found: list[Outcome]) -> str:
     """Whether the means meet the goal, and whether the intervals show it."""
     cuts, losses = [o.cut for o in found], [o.new_loss for o in found]
+    if any(map(math.isnan, cuts)):
+        return f"{arm}: a naive run forgot nothing, so there is nothing to cut"
     met = mean(cuts) >= HALF and mean(losses) <= LOSS
     shown = interval(cuts)[0] >= HALF and interval(losses)[1] <= LOSS
     return f"{arm}: {'met, and the intervals show it' if shown else 'met in the mean' if met else 'not met'}"
