@@ -2,10 +2,10 @@
 
     python -m benchmarks.replay --old wiki.jsonl --new medquad.jsonl --seeds 0 1 2 --out DIR [--plot FILE.png]
 
-A `gptj_tiny` is trained on the old domain and continued on the new one, for each seed once for each combination of
-`--shares` (of replayed old text, of all tokens) and `--peaks` (to which part of the base's peak the learning rate is
-warmed up again); 0 and 1 make the naive arm. Every arm has the same number of tokens, so that replay takes from the new
-ones; `--same-new` adds arms that replay on top of all the new tokens.
+A `gptj_tiny` is trained on the old domain and continued on the new one, for each seed once in each arm. The naive arm
+warms the learning rate up to the base's peak again and reads new text alone. `replay0.25` reads a quarter of old text,
+`peak0.3` warms up to three tenths of the peak. Every arm has the same number of tokens, so that replay takes from the
+new ones; `_same_new` replays beside as many new tokens as the naive arm reads.
 
 Everything is written below DIR, as YAMLs and runs that `modelzoo` reads by itself. Begun again, it goes on: finished
 runs are kept, and more seeds or arms can be added.
@@ -14,10 +14,11 @@ runs are kept, and more seeds or arms can be added.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,39 @@ import yaml
 from benchmarks.replay_report import NAIVE, draw, table
 
 ROOT = Path(__file__).resolve().parents[1]
-SEQ_LEN, BATCH, VOCAB, ROWS_AT_ONCE = 256, 8, 4096, 16
+SEQ_LEN, BATCH, VOCAB = 256, 8, 4096
+EVAL_BATCH = 8
+"""Rows: a batch is a block of the report's intervals, which need ten."""
 PEAK_LR, FINAL = 3e-3, 0.1
 """The base's highest learning rate, and where every schedule ends, as a part of its own."""
+NAME = re.compile(r"naive|(?:replay(?P<share>\d*\.?\d+))?(?:(?:^|_)peak(?P<peak>\d*\.?\d+))?(?P<same_new>_same_new)?")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to continue."""
+    """A way to continue, as its name says: `naive`, `replay0.25`, `peak0.3`, `replay0.25_peak0.3_same_new` …"""
 
+    name: str
+    """Also a part of the runs' names."""
     share: float
+    """Of all tokens, replayed from the old domain."""
     peak: float
-    same_new: bool = False
+    """To which part of the base's peak the learning rate is warmed up again."""
+    same_new: bool
     """As many new tokens as the naive arm, and the replayed ones besides; else as many in all."""
 
-    @property
-    def name(self) -> str:
-        """Also a part of the runs' names."""
-        parts = [f"replay{self.share:g}"] if self.share else []
-        parts += [f"peak{self.peak:g}"] if self.peak != 1 else []
-        return "_".join([*parts, *(["same_new"] if self.same_new else [])]) or NAIVE
+    @classmethod
+    def of(cls, name: str) -> "Arm":
+        """Raises argparse.ArgumentTypeError where a name says nothing, or a share or a peak that cannot be."""
+        found = NAME.fullmatch(name)
+        arm = (
+            cls(name, float(found["share"] or 0), float(found["peak"] or 1), bool(found["same_new"])) if found else None
+        )
+        if not name or arm is None or (arm.same_new and not arm.share):
+            raise argparse.ArgumentTypeError(f"{name!r}: expected a name like replay0.25, peak0.3, replay0.25_same_new")
+        if arm.share >= 1 or arm.peak < FINAL:
+            raise argparse.ArgumentTypeError(f"{name}: a share is below 1, and a peak at least {FINAL}")
+        return arm
 
     def tokens(self, budget: int) -> int:
         """In all."""
@@ -63,12 +77,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--base-seed", type=int, help="all seeds continue from one base, of this seed; else from their own"
     )
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.25], help="(%(default)s)")
-    parser.add_argument("--peaks", type=float, nargs="+", default=[1, 0.3], help="(%(default)s)")
-    parser.add_argument("--same-new", action="store_true", help="also: replay beside all the new tokens")
+    arms = "replay0.25_same_new replay0.25 replay0.1 peak0.3"
+    parser.add_argument("--arms", type=Arm.of, nargs="+", default=[*map(Arm.of, arms.split())], help=f"({arms})")
     parser.add_argument("--base-tokens", type=int, default=600_000, help="(%(default)s)")
     parser.add_argument("--tokens", type=int, default=160_000, help="of a continuation (%(default)s)")
-    parser.add_argument("--eval-rows", type=int, default=128, help="of each domain, multiples of 16 (%(default)s)")
+    parser.add_argument("--eval-rows", type=int, default=128, help="of each domain, a multiple of 8 (%(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, on one thread each (%(default)s)")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -76,28 +89,20 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def arms_of(arguments: argparse.Namespace) -> list[Arm]:
-    """The naive one first."""
-    arms = [Arm(share, peak) for share in arguments.shares for peak in arguments.peaks]
-    if arguments.same_new:
-        arms += [Arm(arm.share, arm.peak, same_new=True) for arm in arms if arm.share]
-    return list(dict.fromkeys([Arm(0, 1), *arms]))
-
-
 def main() -> None:
     """Train what is missing, print the table and write replay.json."""
     arguments = parse()
     prepare(arguments)
-    arms = arms_of(arguments)
+    arms = list(dict.fromkeys([Arm.of(NAIVE), *arguments.arms]))
     with ThreadPoolExecutor(arguments.processes) as pool:
         bases = sorted({base_of(seed, arguments) for seed in arguments.seeds})
         list(pool.map(lambda seed: train_base(seed, arguments), bases))
-        jobs = product(
-            [(arm, written(arguments.out, continued_config(arm, arguments))) for arm in arms], arguments.seeds
-        )
+        configs = {arm.name: written(arguments.out, continued_config(arm, arguments)) for arm in arms}
+        jobs = product(configs.items(), arguments.seeds)
         runs = list(pool.map(lambda job: continued(*job[0], job[1], arguments), jobs))
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    (arguments.out / "replay.json").write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
+    settings = vars(arguments) | {"arms": [arm.name for arm in arms]}
+    found = {"settings": settings, "runs": runs}
+    (arguments.out / "replay.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
     print("\n".join(table(runs)))
     if arguments.plot:
         draw(runs, arguments.plot)
@@ -138,10 +143,10 @@ def train_base(seed: int, arguments: argparse.Namespace) -> None:
     train(arguments.out, f"base_{seed}", seed, written(arguments.out, base_config(arguments)))
 
 
-def continued(arm: Arm, config: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def continued(arm: str, config: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the run `<arm>_<seed>`; what its report says."""
     out: Path = arguments.out
-    name = f"{arm.name}_{seed}"
+    name = f"{arm}_{seed}"
     # another seed than the base's, whose order of the old text would come again
     train(out, name, seed + 1000, config, f"continue_from={out / 'runs' / f'base_{base_of(seed, arguments)}'}")
     report = json.loads((out / "runs" / name / "report.json").read_text())
@@ -151,7 +156,7 @@ def continued(arm: Arm, config: str, seed: int, arguments: argparse.Namespace) -
     }
     tokens = {source["name"]: source["tokens"] for source in report["sources"]}
     print(f"{name}: old {domains['old']['after']:.4f}, new {domains['new']['after']:.4f}", file=sys.stderr)
-    return {"arm": arm.name, **asdict(arm), "seed": seed, **domains, "tokens": tokens}
+    return {"arm": arm, "seed": seed, **domains, "tokens": tokens}
 
 
 def base_config(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +207,13 @@ def common(arguments: argparse.Namespace, sources: dict[str, Any], tokens: int) 
             "train": {"sources": sources},
             "validation": {"sources": {name: source(arguments, name, "validation") for name in ("old", "new")}},
         },
-        "callbacks": {"evaluate": {"every_steps": None, "max_batches": arguments.eval_rows // ROWS_AT_ONCE}},
+        "callbacks": {
+            "evaluate": {
+                "every_steps": None,
+                "batch_size": EVAL_BATCH,
+                "max_batches": arguments.eval_rows // EVAL_BATCH,
+            }
+        },
     }
 
 

@@ -20,8 +20,8 @@ class Outcome(NamedTuple):
     old_change: float
     """Of the old domain's bits per byte, from before the continuation to its end."""
     cut: float
-    """Of the naive run's regression; 1 where nothing was forgotten, above 1 where the old domain got better; NaN where the
-    naive run forgot nothing."""
+    """Of the naive run's regression: 1 where nothing was forgotten, above 1 where the old domain got better; NaN where
+    the naive run forgot nothing."""
     new: float
     """Bits per byte at the end."""
     new_loss: float

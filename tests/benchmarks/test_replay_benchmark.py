@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from benchmarks import replay
+from benchmarks.replay import Arm
 from benchmarks.replay_report import interval, outcomes, table
 from modelzoo.run_config import load_run_config
 
@@ -33,19 +34,28 @@ def run(arm, seed, old, new):
     return {"arm": arm, "seed": seed, "tokens": {"new": 75_000, "old": 25_000}, **domains}
 
 
-def test_arms_are_told_apart_and_the_naive_one_is_among_them(arguments):
-    arms = replay.arms_of(arguments("--shares", "0.25", "--peaks", "1", "0.3", "--same-new"))
-    assert [arm.name for arm in arms] == [
-        "naive", "replay0.25", "replay0.25_peak0.3", "replay0.25_same_new", "replay0.25_peak0.3_same_new",
-    ]  # fmt: skip
-    assert [arm.tokens(90_000) for arm in arms] == [90_000] * 3 + [120_000] * 2
+def test_an_arm_is_what_its_name_says(arguments):
+    assert Arm.of("naive") == Arm("naive", 0, 1, False)
+    assert Arm.of("peak0.3") == Arm("peak0.3", 0, 0.3, False)
+    both = Arm.of("replay0.25_peak0.3_same_new")
+    assert both == Arm("replay0.25_peak0.3_same_new", 0.25, 0.3, True)
+    assert (both.tokens(90_000), Arm.of("replay0.25").tokens(90_000)) == (120_000, 90_000)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "replay", "peak0.3_replay0.25", "same_new", "peak0.3_same_new", "replay1.5", "peak0"]
+)
+def test_other_names_are_refused(arguments, name, capsys):
+    with pytest.raises(SystemExit):
+        arguments("--arms", name)
+    assert "argument --arms" in capsys.readouterr().err
 
 
 def test_the_rate_begins_where_the_bases_ended_and_only_what_the_base_read_is_replayed(arguments):
     parsed = arguments("--base-tokens", "81920")
     base = load_run_config(replay.written(parsed.out, replay.base_config(parsed)), [])
     last = base.optimizer.lr * base.schedule.factor(39, 40, 2048)
-    for arm in replay.arms_of(parsed):
+    for arm in [Arm.of("naive"), *parsed.arms]:
         path = replay.written(parsed.out, replay.continued_config(arm, parsed))
         config = load_run_config(path, ["continue_from=runs/base_0"])
         assert config.optimizer.lr == pytest.approx(arm.peak * base.optimizer.lr)
@@ -82,16 +92,15 @@ def test_the_interval_is_students():
 
 @pytest.mark.long
 def test_the_whole_experiment_at_toy_size_and_again_from_what_is_there(arguments, capsys):
-    parsed = arguments(
-        "--seeds", "0", "--base-tokens", "8192", "--tokens", "8192", "--eval-rows", "16", "--peaks", "0.3",
-        "--plot", str(arguments().out / "replay.png"),
-    )  # fmt: skip
+    sizes = ["--base-tokens", "8192", "--tokens", "8192", "--eval-rows", "16"]
+    plot = ["--plot", str(arguments().out / "replay.png")]
+    parsed = arguments("--seeds", "0", "--base-seed", "1", *sizes, *plot, "--arms", "peak0.3", "replay0.25")
     replay.main()
     first = json.loads((parsed.out / "replay.json").read_text())
-    assert {each["arm"] for each in first["runs"]} == {"naive", "peak0.3", "replay0.25_peak0.3"}
+    assert {each["arm"] for each in first["runs"]} == {"naive", "peak0.3", "replay0.25"}
     assert first["runs"][-1]["tokens"] == {"new": 6144, "old": 2048}
     assert (parsed.out / "replay.png").stat().st_size > 10_000
     assert yaml.safe_load((parsed.out / "naive.yaml").read_text())["trainer"]["max_tokens"] == 8192
     replay.main()
     assert json.loads((parsed.out / "replay.json").read_text()) == first
-    assert "| replay0.25_peak0.3 |" in capsys.readouterr().out
+    assert "| replay0.25 |" in capsys.readouterr().out
