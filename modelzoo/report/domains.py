@@ -233,10 +233,10 @@ def _training_shares(files: RunFiles) -> dict[str, float]:
 
 
 def _share_of(key: str, files: RunFiles, shares: Mapping[str, float]) -> float:
-    """Of the training sources that read the same dataset as this evaluation set, or bear its name."""
+    """Of those training sources in `shares` that read the same dataset as this evaluation set, or bear its name."""
     own = _sources(files, "validation").get(key, {}).get("path")
     return sum(
-        shares[name]
+        shares.get(name, 0.0)
         for name, source in _sources(files, "train").items()
         if (key and name == key) or (own and os.path.normpath(str(source.get("path"))) == os.path.normpath(str(own)))
     )

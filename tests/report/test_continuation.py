@@ -72,6 +72,22 @@ def test_replay_of_half_is_told_from_what_is_new(tmp_path):
     assert {name for name, domain in by_name(again).items() if domain["role"] == "new"} == {"newswire", "prose"}
 
 
+def test_what_is_replayed_by_its_share_is_old_and_its_share_is_told(tmp_path):
+    config = copy.deepcopy(CONFIG)
+    sources = config["data"]["train"]["sources"]
+    sources["newswire"]["weight"] = 1
+    sources["prose"] = {"path": "data/prose", "split": "train", "share": 0.05}
+    found = by_name(report(tmp_path, config=config))
+    assert {name: domain["role"] for name, domain in found.items()} == {
+        "newswire": "new",
+        "prose": "old",
+        "code": "old",
+    }
+    assert found["prose"]["share_of_training_tokens"] == pytest.approx(0.05)
+    config["callbacks"]["end"] = {"kind": "report", "new": ["newswire"]}
+    assert by_name(report(tmp_path, config=config)) == found
+
+
 def test_the_callback_says_otherwise_and_the_command_has_the_last_word(tmp_path):
     config = copy.deepcopy(CONFIG)
     config["callbacks"]["end"] = {"kind": "report", "new": ["code"]}
