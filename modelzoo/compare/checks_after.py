@@ -1,7 +1,7 @@
 """What can be known of a comparison's fairness only when the runs are there: what they read, and on what they ran."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelzoo.compare.run_results import RunResult
@@ -14,7 +14,31 @@ Check = dict[str, Any]
 
 def checks_after(plan: Mapping[str, Any], runs: Sequence[RunResult]) -> list[Check]:
     """Of runs that have ended."""
-    return [same_batches(runs), tokens_seen(plan, runs), same_documents(runs), same_machine(runs)] if runs else []
+    if not runs:
+        return []
+    found = [same_batches(runs), tokens_seen(plan, runs), same_documents(runs), same_machine(runs)]
+    return found + [check for arm in plan["arms"] for check in same_computation(plan, arm, runs)]
+
+
+def same_computation(plan: Mapping[str, Any], arm: Mapping[str, Any], runs: Sequence[RunResult]) -> Iterator[Check]:
+    """Two arms that differ in nothing, from the same seeds, must lose the same at every step."""
+    settings = plan["study"].get("arms", {})
+    offsets = [settings.get(name, {}).get("seed_offset", 0) for name in (arm["name"], arm["against"])]
+    if arm["against"] is None or arm["differences"] or len(set(offsets)) > 1:
+        return
+    losses = {(run.arm, run.seed): run.losses() for run in runs}
+    apart = []
+    for seed in plan["study"]["seeds"]:
+        own, theirs = losses.get((arm["name"], seed), {}), losses.get((arm["against"], seed), {})
+        if step := next((step for step in sorted(own.keys() & theirs.keys()) if own[step] != theirs[step]), None):
+            apart.append(f"seed {seed}: {theirs[step]!r} and {own[step]!r} at step {step:,}")
+    yield _check(
+        f"{arm['name']} and {arm['against']}, which differ in nothing, compute the same",
+        not apart,
+        "; ".join(apart) + ": the code or the machine is not the same for both, or its sums depend on chance (GPUs)"
+        if apart
+        else "equal losses at every step",
+    )
 
 
 def same_batches(runs: Sequence[RunResult]) -> Check:

@@ -117,6 +117,7 @@ def seed_tables(report: Mapping[str, Any]) -> str:
     wide = len(seeds) <= MOST_COLUMNS + 1
     own = [Column(f"seed {seed}", number=True) for seed in seeds] if wide else [Column("seeds", wide=True)]
     columns = [Column("change"), *own, Column("seeds better", number=True), Column("documents better", number=True)]
+    columns.append(Column("training losses part", number=True))
     rows: list[list[Cell]] = []
     for effect in effects:
         by_seed = dict(zip(effect["seeds"], effect["by_seed"], strict=True))
@@ -127,6 +128,7 @@ def seed_tables(report: Mapping[str, Any]) -> str:
                 *(shown if wide else [" · ".join(shown)]),
                 Html(_split(effect["seeds_better"], len(effect["seeds"]), effect["seeds_sign_test"])),
                 Html(_split(effect["documents_better"], effect["documents"], effect["documents_sign_test"])),
+                Html(_parting(effect["parting"])),
             ]
         )
     levels = [Column("bits per byte"), *own, Column("mean", number=True)]
@@ -139,11 +141,21 @@ def seed_tables(report: Mapping[str, Any]) -> str:
     lead = (
         f"Runs are compared in pairs, seed by seed. {len(seeds)} seeds that all agree give the sign test p = "
         f"{probability(report['smallest_p'])}; it cannot be smaller. The documents' test is of these very runs: it "
-        "knows nothing of other seeds."
+        "knows nothing of other seeds. Where a pair's training losses part, and how far at that record, shows whether "
+        "the arms compute the same function before any training has told them apart."
     )
     parts = [f'<div class="card">{table("Change by seed", columns, rows)}</div>',
              f'<div class="card">{table("Bits per byte by seed", levels, values)}</div>']  # fmt: skip
     return section("Seed by seed", parts, lead, "seeds")
+
+
+def _parting(pairs: Sequence[Mapping[str, Any] | None]) -> str:
+    """The earliest step at which a pair's losses differ, and by how much there."""
+    apart = [pair for pair in pairs if pair is not None]
+    if not apart:
+        return "never"
+    first = min(apart, key=lambda pair: pair["step"])
+    return f"<span>step {first['step']:,}<small>{text(percent(first['after'] / first['before'] - 1, 4))}</small></span>"
 
 
 def _split(better: int, total: int, p: float | None) -> str:

@@ -1,17 +1,20 @@
 """Carries out the plan of a study: run after run, or several at once, each in a process of its own. No torch."""
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from modelzoo.compare.config import HeldOutConfig
 from modelzoo.compare.plan import PlannedRun
-from modelzoo.trainer.json_lines import read_lines
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
+TAIL_BYTES = 4096
+"""Of a run's records, in which the newest one is."""
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out.json"
 """Written into a run's folder when it is done: the losses of the held-out documents."""
@@ -122,12 +125,13 @@ def _flops(run: PlannedRun) -> float:
 
 def _step(run_dir: Path) -> int:
     """The newest step in the records of a run that may be writing them."""
-    path = run_dir / METRICS
     try:
-        return max((record.get("step", 0) for record in _records(path)), default=0)
-    except (OSError, ValueError):
+        with (run_dir / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
         return 0
-
-
-def _records(path: Path) -> Iterator[dict[str, int]]:
-    return iter(read_lines(path)[-1:]) if path.is_file() else iter(())
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):  # a line cut in two, or no record
+            return int(json.loads(line)["step"])
+    return 0

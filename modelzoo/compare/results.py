@@ -15,7 +15,7 @@
     effects       a list, by comparison and domain: arm, against, domain, before, after (bits per byte, means over the
                   seeds that both have), difference, relative, interval, interval_seeds, interval_text (of relative),
                   seeds, by_seed, seeds_better, seeds_sign_test, documents, documents_better, documents_sign_test,
-                  verdict
+                  verdict, parting (by seed: step, before, after: the first training losses that differ; or null)
     speed         arm -> training, generation (each null, or per_second: tokens, ratio against the arm that it is
                   compared with, interval, verdict), peak_memory_bytes, all_reduces; or null
     speed_of      of these timings: device, name, threads, precision, torch, rounds, quiet (false: other processes were
@@ -156,8 +156,17 @@ def _effects(
                 "domain": domain,
                 "difference": found["after"] - found["before"],
                 "seeds": seeds,
+                "parting": [_parting(a, b) for a, b in zip(theirs, own, strict=True)],
                 **found,
             }
+
+
+def _parting(before: RunResult, after: RunResult) -> Json | None:
+    """Where the training losses of a pair part: whether two arms compute the same shows there, long before it shows
+    in quality. None where they never do."""
+    theirs, own = before.losses(), after.losses()
+    step = next((step for step in sorted(theirs.keys() & own.keys()) if theirs[step] != own[step]), None)
+    return None if step is None else {"step": step, "before": theirs[step], "after": own[step]}
 
 
 def _pair(others: Sequence[RunResult], owns: Sequence[RunResult], domain: str) -> tuple[Losses, Losses] | None:

@@ -71,6 +71,10 @@ class RunResult:
             tokens.append(at)
         return np.array(tokens), np.array(seconds)
 
+    def losses(self) -> dict[int, float]:
+        """Training loss of each record, by step."""
+        return {r["step"]: float(r["loss"]) for r in self.files.metrics if is_number(r.get("loss"))}
+
     def validation(self) -> Iterator[tuple[str, int, float]]:
         """(domain, tokens, bits per byte) of each evaluation during the run."""
         for record in self.files.metrics:

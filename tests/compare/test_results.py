@@ -98,6 +98,28 @@ def test_what_is_equal_and_what_one_seed_cannot_tell(tmp_path):
     assert report["answer"]["sentences"][0].endswith("which may be chance.")
 
 
+def test_where_losses_part_and_that_equal_configs_must_not(tmp_path):
+    folder = Study(arms=[Arm("gptj"), Arm("again")]).write(tmp_path)
+    found = collect(folder)
+    assert found["effects"][0]["parting"] == [None] * len(found["seeds"])
+    assert check(found, "again and gptj, which differ in nothing")["held"] is True
+
+    def later(text):
+        lines = [json.loads(line) for line in text.splitlines()]
+        changed = [line | {"loss": 3.0 + 1e-9} if "loss" in line and line["step"] >= 40 else line for line in lines]
+        return "".join(json.dumps(line) + "\n" for line in changed)
+
+    path = runs_of(folder, "again")[1] / "metrics.jsonl"
+    path.write_text(later(path.read_text()))
+    found = collect(folder)
+    steps = [pair and pair["step"] for pair in found["effects"][0]["parting"]]
+    assert [step is None for step in steps] == [number != 1 for number in range(len(steps))]
+    assert max(filter(None, steps)) == 40
+    broken = check(found, "again and gptj, which differ in nothing")
+    assert broken["held"] is False
+    assert "3.0 and 3.000000001 at step 40" in broken["detail"]
+
+
 def test_the_report_is_made_of_what_is_there(tmp_path):
     folder = Study(missing=[("gpt_neox", 1)]).write(tmp_path)
     shutil.rmtree(runs_of(folder, "gptj")[2])
