@@ -78,6 +78,8 @@ def test_replay_of_half_is_told_from_what_is_new(tmp_path):
     assert not known["missing"]
     assert not any("guessed" in line for line in write_report(tmp_path / "a", ["newswire"])["missing"])
     (run / "base_check.json").write_text(json.dumps({"trained_on": ["data/newswire", "data/prose"]}))
+    halves["config"]["data"]["train"]["sources"]["prose"] = {"path": "data/prose", "share": 0.5}
+    assert by_name(report(tmp_path / "c", **halves))["prose"]["role"] == "old"
     again = write_report(run)  # nothing that the base does not know: both are to become better
     assert {name for name, domain in by_name(again).items() if domain["role"] == "new"} == {"newswire", "prose"}
 
