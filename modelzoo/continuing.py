@@ -114,8 +114,8 @@ def base_losses(
     if not parallel.is_main:
         return {}
     narrow = _is_narrow(config, accelerator, parallel)
-    dtype = (accelerator.gathered_dtype or torch.bfloat16) if narrow else torch.float32
-    model = load_model(base, str(accelerator.device), dtype)
+    dtype = accelerator.gathered_dtype if narrow else None  # none on a device that had to fall back to fp32, too
+    model = load_model(base, str(accelerator.device), dtype or torch.float32)
     on = accelerator if narrow else dataclasses.replace(accelerator, precision="fp32")
     return {name: _loss(model, batches, on) for name, batches in _looked_at(data, validation).items()}
 
@@ -168,6 +168,7 @@ def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config
             "base": str(config.continue_from),
             "base_manifest_sha256": hashlib.sha256((base / MANIFEST).read_bytes()).hexdigest(),
             "trained_on": _trained_on(base),
+            "had_another_tokenizer": read_state(base).get("vocabulary_changed", {}).get("from"),
             "rows_per_set": ROWS_PER_SET,
             "sets": {name: {"base_loss": loss, "loss": ours[name]} for name, loss in theirs.items()},
             "tolerance": tolerance,
@@ -184,7 +185,7 @@ def _trained_on(base: Path) -> list[str]:
     if run is None:
         return []
     own = [source.path for source in run.data.training_sources()]
-    record = base.parents[1] / RECORD
+    record = base.parent.parent / RECORD
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     return list(dict.fromkeys([*own, *before.get("trained_on", [])]))
 

@@ -19,11 +19,24 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def answer(domains: Sequence[Domain], continued: bool, complete: bool = True) -> Answer:
-    """The first rule that applies. `continued`: the run began with another model's weights."""
+def answer(
+    domains: Sequence[Domain], continued: bool, complete: bool = True, before_vocab: str | None = None
+) -> Answer:
+    """The first rule that applies. `continued`: the run began with another model's weights; `before_vocab`: which had
+    been given another tokenizer, and were this checkpoint before."""
     new, old = ([d for d in domains if d.role == role] for role in ("new", "old"))
     verdict, headline = _rule(new, old, continued)
     sentences = [*_gains("new", new), *_gains("old", old)]
+    if before_vocab is not None:
+        sentences.append(
+            "Step 0 is the base after it was given another tokenizer, which has a cost of its own. The model before is "
+            f"{before_vocab}: modelzoo evaluate gives its bits per byte on the same text."
+        )
+        if verdict == "yes":
+            verdict, headline = (
+                "open",
+                "Not yet known: it is better than its base, but that had lost its tokenizer first.",
+            )
     if continued and not old:
         sentences.append("No old domain was evaluated, so what was forgotten is not known.")
     if not complete:

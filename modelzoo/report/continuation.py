@@ -129,7 +129,7 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
         domains, {s.name: s.epochs for s in sources if s.epochs is not None}, files.series("lr"), continued, complete
     )
     return Report(
-        answer=answer(domains, continued, complete),
+        answer=answer(domains, continued, complete, files.base.get("had_another_tokenizer")),
         run=_run(files, complete),
         domains=domains,
         sources=sources,

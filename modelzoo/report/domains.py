@@ -164,8 +164,11 @@ def _from_blocks(key: str, role: Role, share: float, lines: Mapping[int, Mapping
     per_step = files.tokens_per_step or 1
     points = []
     for step in same if same[-1] == steps[-1] else [*same, steps[-1]]:
-        loss = lines[step].get("loss")  # of the sums before they were rounded
-        value = (loss if is_number(loss) else sum(lines[step]["loss_sums"]) / sum(lines[step]["num_tokens"])) / nats
+        line = lines[step]
+        if is_number(line.get("loss")):  # of the sums before they were rounded
+            value = float(line["loss"]) / nats
+        else:
+            value = sum(line["loss_sums"]) / sum(line["num_tokens"]) / nats
         change = changes[same.index(step)] if changes and step in same else None
         points.append(
             Point(

@@ -32,7 +32,8 @@ class RunFiles:
     machine: Mapping[str, Any]
     """What it ran on, from the `report` callback."""
     base: Mapping[str, Any]
-    """What is known of the model it began with; `trained_on` are the datasets that taught it, as paths."""
+    """What is known of the model it began with; `trained_on` are the datasets that taught it, as paths;
+    `had_another_tokenizer` is the checkpoint that it was before `modelzoo vocab`, null where it was none."""
 
     def setting(self, *keys: str, default: Any = None) -> Any:
         """A value of the config; `default` where it has none."""

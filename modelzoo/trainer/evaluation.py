@@ -90,7 +90,8 @@ def over_ranks(
         mine = slice(start + parallel.data_rank, end, parallel.num_data_ranks)
         own = len(sums[mine])  # none, where there are fewer rows than ranks
         sums[mine], tokens[mine] = batch.row_sums[:own], batch.row_tokens[:own]
-    total = [batch.loss_sum for batch in found], [float(batch.num_tokens) for batch in found]
-    loss_sums, num_tokens, sums, tokens = (parallel.sum_over_data(list(own)) for own in (*total, sums, tokens))
+    loss_sums = parallel.sum_over_data([batch.loss_sum for batch in found])
+    num_tokens = parallel.sum_over_data([batch.num_tokens for batch in found])
+    row_sums, row_tokens = parallel.sum_over_data(sums.tolist()), parallel.sum_over_data(tokens.tolist())
     loss = sum(loss_sums) / max(1, sum(num_tokens))
-    return Evaluation(loss, sums, [round(number) for number in tokens], bytes_per_token)
+    return Evaluation(loss, row_sums, [round(number) for number in row_tokens], bytes_per_token)

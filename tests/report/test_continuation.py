@@ -42,6 +42,16 @@ def test_the_numbers_are_those_of_the_losses(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(found))
 
 
+def test_a_base_that_was_given_another_tokenizer_is_not_the_old_model(tmp_path):
+    """Its step 0 has lost already, so that nothing more is lost says little."""
+    run = write_run(tmp_path)
+    assert write_report(run)["answer"]["verdict"] == "yes"
+    (run / "base_check.json").write_text(json.dumps({"had_another_tokenizer": "runs/before"}))
+    found = write_report(run)["answer"]
+    assert found["verdict"] == "open"
+    assert any("The model before is runs/before: modelzoo evaluate" in sentence for sentence in found["sentences"])
+
+
 def test_what_was_trained_on_most_is_new(tmp_path):
     roles = {name: domain["role"] for name, domain in by_name(report(tmp_path)).items()}
     assert roles == {"newswire": "new", "prose": "old", "code": "old"}
@@ -68,6 +78,8 @@ def test_replay_of_half_is_told_from_what_is_new(tmp_path):
     assert not known["missing"]
     assert not any("guessed" in line for line in write_report(tmp_path / "a", ["newswire"])["missing"])
     (run / "base_check.json").write_text(json.dumps({"trained_on": ["data/newswire", "data/prose"]}))
+    halves["config"]["data"]["train"]["sources"]["prose"] = {"path": "data/prose", "share": 0.5}
+    assert by_name(report(tmp_path / "c", **halves))["prose"]["role"] == "old"
     again = write_report(run)  # nothing that the base does not know: both are to become better
     assert {name for name, domain in by_name(again).items() if domain["role"] == "new"} == {"newswire", "prose"}
 
