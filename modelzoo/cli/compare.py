@@ -140,7 +140,7 @@ def _show_plan(study: "CompareConfig", typed: str, as_json: bool) -> None:
 
     plan = make_plan(study, [typed])
     runs = [*plan.lr_runs(), *plan.runs({})]
-    done = [is_finished(run, study.held_out) for run in runs]
+    done = [is_finished(run, study) for run in runs]
     if as_json:
         print(json.dumps(plan.to_json(runs, done), indent=1))
         return

@@ -1,4 +1,4 @@
-"""Runs of a study as jobs of hydra's launchers: `python -m modelzoo.cli.compare_hydra --multirun run=A.yaml,B.yaml`."""
+"""Runs of a study as jobs of hydra's launchers: `python -m modelzoo.cli.compare_hydra --multirun +run=A,B …`."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from modelzoo.cli.compare_job import run
 
 @hydra.main(version_base="1.3", config_path=None, config_name=None)
 def job(config: DictConfig) -> None:
-    """`+run=PATH +max_bytes=… +batch_size=…`: one run."""
+    """`+run=PATH +settings=PATH`: one run."""
     try:
-        run(Path(config["run"]), {"max_bytes": int(config["max_bytes"]), "batch_size": int(config["batch_size"])})
+        run(Path(config["run"]), Path(config["settings"]))
     except typer.Exit as stopped:
         raise SystemExit(stopped.exit_code) from None
 

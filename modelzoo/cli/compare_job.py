@@ -1,33 +1,48 @@
-"""One run of a study in a process of its own: trained, then measured on the held-out text."""
+"""One run of a study in a process of its own: trained, then measured on the held-out text and on tasks."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import typer
 
 
 def command(
     config: Path = typer.Argument(..., help="The run's YAML, as the study wrote it."),
-    held_out: str = typer.Argument("{}", help="The study's held_out section, as JSON."),
+    settings: Path = typer.Argument(..., help="How it is measured, as the study wrote it."),
 ) -> None:
     """Train one run of a study, and measure it."""
     from modelzoo.cli.train import STOPPED
     from modelzoo.trainer.stop_signals import exit_on_signals
 
     exit_on_signals(STOPPED)
-    run(config, json.loads(held_out))
+    run(config, settings)
 
 
-def run(path: Path, settings: dict[str, Any]) -> None:
-    """Train to the end and write held_out.json. Raises typer.Exit(3) where a signal stopped it."""
+def run(path: Path, settings: Path) -> None:
+    """Train to the end, and write held_out.json and tasks.json. Raises typer.Exit(3) where a signal stopped it."""
     from modelzoo.cli import train
-    from modelzoo.compare.config import HeldOutConfig
+    from modelzoo.compare.config import HeldOutConfig, TasksConfig
     from modelzoo.run_config import load_run_config
 
     config = load_run_config(str(path))
     if train.run(str(path), []) is None:
         raise typer.Exit(train.STOPPED)
+    from modelzoo.compare.execution import TASKS, read_held_out, read_tasks
     from modelzoo.compare.held_out import measure_held_out
+    from modelzoo.files import write_text
 
-    measure_held_out(Path(config.output_dir, config.name), config, HeldOutConfig.model_validate(settings))
+    measure = json.loads(settings.read_text(encoding="utf-8"))
+    run_dir = Path(config.output_dir, config.name)
+    if measure["tasks"] is not None:
+        from modelzoo.cli import evaluate_tasks
+
+        tasks = TasksConfig.model_validate(measure["tasks"])
+        if read_tasks(run_dir, tasks) is None:
+            folder = None if tasks.dir is None else Path(tasks.dir)
+            found = evaluate_tasks.run(run_dir, ",".join(tasks.names), folder, limit=tasks.limit)
+            content = {"schema": 1, "settings": measure["tasks"], "results": found["results"]}
+            write_text(run_dir / TASKS, json.dumps(content, default=str) + "\n")
+    held_out = HeldOutConfig.model_validate(measure["held_out"])
+    found = read_held_out(run_dir, held_out)
+    if found is None or found["step"] != config.total_steps:
+        measure_held_out(run_dir, config, held_out)

@@ -18,7 +18,7 @@ import typer
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 from modelzoo.cli.child_process import how_it_ended, start
-from modelzoo.compare.config import CompareConfig, HeldOutConfig
+from modelzoo.compare.config import CompareConfig
 from modelzoo.compare.execution import Progress, execute, is_finished, read_held_out
 from modelzoo.compare.plan import PLAN_NAME, Plan, PlannedRun, make_plan, timed_arms, versions
 from modelzoo.compare.rates import choose_rates
@@ -72,7 +72,7 @@ class Execution:
         for arm, rate in rates.items():
             say(f"{arm}: optimizer.lr={rate:g} is the best of the grid")
         runs = plan.runs(rates)
-        before = [is_finished(run, self.study.held_out) for run in [*searching, *runs]]
+        before = [is_finished(run, self.study) for run in [*searching, *runs]]
         content = plan.to_json([*searching, *runs], before)
         write_text(self.folder / PLAN_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         if not self._execute(plan, runs, "runs"):
@@ -111,19 +111,21 @@ class Execution:
         """False where it was stopped. UserError where one failed."""
         if not runs or self.stop.asked:
             return not self.stop.asked
-        held_out = self.study.held_out
         paths = {run.name: plan.write_config(run) for run in runs}
+        settings = self.folder / "configs" / "measure.json"
+        measure = self.study.model_dump(mode="json", include={"held_out", "tasks"})
+        write_text(settings, json.dumps(measure) + "\n")
         if self.launcher is not None:
-            left = [paths[run.name] for run in runs if not is_finished(run, held_out)]
+            left = [paths[run.name] for run in runs if not is_finished(run, self.study)]
             if left:
-                self._launch(list(dict.fromkeys(left)))
+                self._launch(list(dict.fromkeys(left)), settings)
             return not self.stop.asked
         devices = _devices(self.parallel)
 
         def begin(run: PlannedRun, slot: int) -> "subprocess.Popen[bytes]":
             log = self._log(run)
             log.parent.mkdir(parents=True, exist_ok=True)
-            arguments = job_arguments(paths[run.name], held_out)
+            arguments = ["compare-job", str(paths[run.name]), str(settings)]
             with log.open("ab") as file:
                 process = start(arguments, devices[slot], stdout=file.fileno(), stderr=file)
             self.stop.processes.append(process)
@@ -132,19 +134,18 @@ class Execution:
             return process
 
         show = Display(what)
-        failed = execute(runs, held_out, begin, self.parallel, show, lambda: bool(self.stop.asked))
+        failed = execute(runs, self.study, begin, self.parallel, show, lambda: bool(self.stop.asked))
         show.close()
         if failed is not None and failed[1] != STOPPED and not self.stop.asked:
             raise UserError(self._failure(*failed))
         return failed is None and not self.stop.asked
 
-    def _launch(self, paths: Sequence[Path]) -> None:
+    def _launch(self, paths: Sequence[Path], settings: Path) -> None:
         """Through hydra's multirun: each run a job of the launcher."""
-        held_out = self.study.held_out
         jobs = ",".join(str(path.resolve()) for path in paths)
         arguments = [
             *(sys.executable, "-m", HYDRA_JOB, "--multirun", f"hydra/launcher={self.launcher}"),
-            *(f"+run={jobs}", f"+max_bytes={held_out.max_bytes}", f"+batch_size={held_out.batch_size}"),
+            *(f"+run={jobs}", f"+settings={settings.resolve()}"),
             f"hydra.sweep.dir={(self.folder / 'hydra').resolve()}",
             *self.options,
         ]
@@ -169,11 +170,6 @@ class Execution:
         return (
             f"{run.dir}: the run of {run.arm} from seed {run.seed} has ended with {how_it_ended(code)}; {log}:\n{last}"
         )
-
-
-def job_arguments(config: Path, held_out: HeldOutConfig) -> list[str]:
-    """Of the process that does one run."""
-    return ["compare-job", str(config), json.dumps(held_out.model_dump(mode="json"))]
 
 
 def _devices(parallel: int) -> list[Mapping[str, str]]:

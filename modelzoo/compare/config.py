@@ -72,6 +72,17 @@ class HeldOutConfig(Config):
     """Rows per forward pass."""
 
 
+class TasksConfig(Config):
+    """Tasks of lm-evaluation-harness (the extra lm_eval), on which finished runs are compared too."""
+
+    names: Annotated[tuple[str, ...], FromList, Field(min_length=1)]
+    """As `modelzoo evaluate --tasks` takes them."""
+    dir: str | None = None
+    """Folder of task files of your own."""
+    limit: Count | None = None
+    """Only so many documents of each."""
+
+
 class SpeedConfig(Config):
     """Steps and generation, timed with the arms in turn: A B C A B C …"""
 
@@ -118,6 +129,8 @@ class CompareConfig(Config):
     lr_seed: Seed = 1000
     """Of the runs of `lr_grid`, which are not compared."""
     held_out: HeldOutConfig = HeldOutConfig()
+    tasks: TasksConfig | None = None
+    """null takes none."""
     speed: SpeedConfig | None = SpeedConfig()
     """null does not time the arms."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -105,6 +105,28 @@ def _speeds(speed: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], key: st
     return table(title, columns, rows)
 
 
+def tasks(report: Mapping[str, Any]) -> str:
+    """What lm-evaluation-harness said, where it was asked."""
+    if not report["tasks"]:
+        return ""
+    columns = [Column("task"), Column("arm"), Column("mean", number=True), Column("difference", number=True)]
+    columns.append(Column("interval over seeds", number=True))
+    rows: list[list[Cell]] = []
+    for one in report["tasks"]:
+        for arm, values in one["arms"].items():
+            apart = one["differences"].get(arm)
+            against = "" if apart is None else f"{apart['difference']:+.4f}"
+            interval = (
+                "" if apart is None or apart["interval"] is None else "{:+.4f} … {:+.4f}".format(*apart["interval"])
+            )
+            rows.append([f"{one['task']}, {one['metric']}", arm, f"{values['mean']:.4f}", against, interval])
+    lead = (
+        "Tasks of lm-evaluation-harness, means over the seeds; differences are from the arm that each is compared "
+        "with. The intervals are over seeds, at the confidence that all comparisons share; they know of no other questions."
+    )
+    return section("Tasks", [f'<div class="card">{table("Tasks", columns, rows)}</div>'], lead, "tasks")
+
+
 # ---------------------------------------------------------------------- what it rests on
 
 

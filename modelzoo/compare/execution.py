@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from modelzoo.compare.config import HeldOutConfig
+from modelzoo.compare.config import CompareConfig, HeldOutConfig, TasksConfig
 from modelzoo.compare.plan import PlannedRun
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4096
 """Of a run's records, in which the newest one is."""
 METRICS = "metrics.jsonl"
-HELD_OUT = "held_out.json"
-"""Written into a run's folder when it is done: the losses of the held-out documents."""
+HELD_OUT, TASKS = "held_out.json", "tasks.json"
+"""Written into a run's folder when it is done: the losses of the held-out documents; what the harness said."""
 
 
 class Process(Protocol):
@@ -42,23 +42,35 @@ class Progress:
 
 def read_held_out(run_dir: Path, held_out: HeldOutConfig) -> dict[str, Any] | None:
     """What was measured of a run with these settings; None where it was not."""
-    try:
-        found = json.loads((run_dir / HELD_OUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = isinstance(found, dict) and found.get("max_bytes") == held_out.max_bytes
-    return found if same and found.get("schema") == 1 else None
+    found = _read(run_dir / HELD_OUT)
+    return found if found.get("max_bytes") == held_out.max_bytes else None
 
 
-def is_finished(run: PlannedRun, held_out: HeldOutConfig) -> bool:
+def read_tasks(run_dir: Path, tasks: TasksConfig) -> dict[str, Any] | None:
+    """What the harness said of a run; None where it was not asked, or about other tasks."""
+    found = _read(run_dir / TASKS)
+    return found if found.get("settings") == tasks.model_dump(mode="json") else None
+
+
+def is_finished(run: PlannedRun, study: CompareConfig) -> bool:
     """Whether it was trained to its end and measured."""
-    found = read_held_out(run.dir, held_out)
-    return found is not None and found.get("step") == run.config.total_steps
+    found = read_held_out(run.dir, study.held_out)
+    if found is None or found.get("step") != run.config.total_steps:
+        return False
+    return study.tasks is None or read_tasks(run.dir, study.tasks) is not None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("schema") == 1 else {}
 
 
 def execute(
     runs: Sequence[PlannedRun],
-    held_out: HeldOutConfig,
+    study: CompareConfig,
     start: Callable[[PlannedRun, int], Process],
     parallel: int,
     on_progress: Callable[[Progress], None],
@@ -69,7 +81,7 @@ def execute(
     Returns the first run that failed and its exit code, after those beside it have ended; None where all are done.
     No other is started once one has failed, or `stopping()` is true.
     """
-    finished = {run.name for run in runs if is_finished(run, held_out)}
+    finished = {run.name for run in runs if is_finished(run, study)}
     waiting = list({run.name: run for run in runs if run.name not in finished}.values())
     progress = Progress(len({run.name for run in runs}), len(finished))
     slots: dict[int, tuple[PlannedRun, Process]] = {}
@@ -87,7 +99,7 @@ def execute(
                 continue
             del slots[slot]
             progress.running.pop(run.name, None)
-            if code == 0 and is_finished(run, held_out):
+            if code == 0 and is_finished(run, study):
                 progress.finished += 1
                 clock.finish(run)
             elif failed is None:

@@ -18,6 +18,7 @@ from modelzoo.compare.evidence import (
     reproduce,
     seed_tables,
     speed,
+    tasks,
 )
 from modelzoo.compare.ladder import chain, effect_chart
 from modelzoo.report.charts import IntervalScale, shortened
@@ -36,6 +37,7 @@ def compare_page(report: Mapping[str, Any]) -> str:
         _arms(report),
         curve_charts(report),
         speed(report),
+        tasks(report),
         seed_tables(report),
         fairness(report["fairness"]),
         config_differences(report),

@@ -20,6 +20,8 @@
                   compared with, interval, verdict), peak_memory_bytes, all_reduces; or null
     speed_of      of these timings: device, name, threads, precision, torch, rounds, quiet (false: other processes were
                   busy), overrides (of the arms as timed); or null
+    tasks         a list, of lm-evaluation-harness: task, metric, arms (name -> mean, by_seed), differences (name ->
+                  against, difference, interval over seeds)
     fairness      a list: check, held (null: cannot be known), detail
     sweep         arm -> points ([learning rate, bits per byte]), chosen, at_edge
     curves        arm -> domain -> a list: tokens, bytes, flops, seconds, mean, low, high (over seeds), from_baseline
@@ -52,6 +54,7 @@ from modelzoo.compare.effects import (
 )
 from modelzoo.compare.run_results import PLAN, SPEED, RunResult, read_json, read_runs
 from modelzoo.compare.speed_ratios import speed_ratios, tokens_per_second
+from modelzoo.compare.task_results import task_results
 from modelzoo.files import write_text
 from modelzoo.report.run_files import is_number
 from modelzoo.report.statistics import CONFIDENCE, FEWEST_BLOCKS
@@ -112,6 +115,7 @@ def collect(study_dir: Path) -> Json:
         "effects": effects,
         "speed": None if speed is None else _speeds(plan, speed, each),
         "speed_of": speed and {**{key: speed.get(key) for key in SPEED_OF}, "overrides": _timed_otherwise(study)},
+        "tasks": task_results(plan["arms"], {(run.arm, run.seed): run.tasks for run in ended}, each),
         "fairness": fairness,
         "sweep": _sweep(plan, sweep_runs),
         "curves": _curves(plan, ended, primary if len(domains) > 1 else None, one_machine),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from modelzoo.base_config import UserError
 from modelzoo.report.run_files import METRICS, RunFiles, is_number, read_run
 
-PLAN, SPEED, HELD_OUT = "plan.json", "speed.json", "held_out.json"
+PLAN, SPEED, HELD_OUT, TASKS = "plan.json", "speed.json", "held_out.json", "tasks.json"
 ONE_SET = "text"
 """What the domain of a single validation set, which has no name, is called."""
 BITS = "validation_bits_per_byte"
@@ -52,6 +52,8 @@ class RunResult:
     """By domain; None where the run has not ended, or its losses are no numbers."""
     why_not: str = ""
     """Of `held_out`."""
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    """What lm-evaluation-harness said of it; empty where it was not asked."""
 
     @property
     def tokens(self) -> int:
@@ -105,7 +107,11 @@ def read_runs(study_dir: Path, plan: Mapping[str, Any], purpose: str) -> tuple[l
                 steps = next(arm["steps"] for arm in plan["arms"] if arm["name"] == run["arm"])
                 held_out, why_not = _held_out(folder / HELD_OUT, steps)
                 files = read_run(folder)
-                results.append(RunResult(run["arm"], run["seed"], run["lr"], run["dir"], files, held_out, why_not))
+                again = "delete it, and run the same command again"
+                tasks = read_json(folder / TASKS, again) if (folder / TASKS).is_file() else {}
+                results.append(
+                    RunResult(run["arm"], run["seed"], run["lr"], run["dir"], files, held_out, why_not, tasks)
+                )
             else:
                 missing.append(f"{run['arm']}, seed {run['seed']}: has not begun ({run['dir']}).")
     return results, missing

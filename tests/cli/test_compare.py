@@ -1,7 +1,13 @@
 """`modelzoo compare`, from the study to its report; runs are done in this process, one after the other."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +28,7 @@ class InThisProcess:
         if self.code is None:
             self.code = 0
             try:
-                compare_job.run(self.arguments[1], json.loads(self.arguments[2]))
+                compare_job.run(Path(self.arguments[1]), Path(self.arguments[2]))
             except UserError as error:
                 print(error, file=self.log)
                 self.code = 2
@@ -115,3 +121,47 @@ def test_the_check_of_a_study_composes_its_arms(dataset, tmp_path):
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.01 in b"):
         study_notes(small_study(dataset, tmp_path, arms=rate, overrides=absent))
     assert study_notes(small_study(dataset, tmp_path, overrides=absent)) == ["not there yet: nowhere"]
+
+
+@pytest.mark.long
+def test_the_command_line_with_processes_of_its_own_and_a_launcher_of_hydras(dataset, tmp_path):
+    def modelzoo(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", "from modelzoo.cli.main import main; main()", "compare", *arguments],
+            capture_output=True, text=True, timeout=300, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    for name, options in (("by_hydra", ["--launcher", "basic"]), ("side by side", ["--parallel", "2"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = folder / "study.yaml"
+        path.write_text(yaml.safe_dump(small_study(dataset, folder).model_dump(mode="json")))
+        ended = modelzoo(str(path), "--json", *options)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["effects"][0]["by_seed"]
+        assert len(list((folder / "compare" / "runs").iterdir())) == 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_at_work_and_the_same_command_goes_on(number, dataset, tmp_path):
+    path = tmp_path / "study.yaml"
+    study = small_study(dataset, tmp_path)
+    slow = [o for o in study.overrides if "max_steps" not in o] + ["trainer.max_steps=400"]
+    path.write_text(yaml.safe_dump(study.model_copy(update={"overrides": tuple(slow)}).model_dump(mode="json")))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from modelzoo.cli.main import main; main()", "compare", str(path)]
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    runs, deadline = tmp_path / "compare" / "runs", time.monotonic() + 120
+    while not list(runs.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert "the same command goes on" in said
+    assert list(runs.glob("*/checkpoints/step_*"))
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert len(list(runs.glob("*/held_out.json"))) == 4

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from modelzoo.compare.config import TasksConfig
 from modelzoo.compare.execution import HELD_OUT, execute, is_finished
 from modelzoo.compare.plan import make_plan
 from tests.compare.studies import small_study
@@ -42,7 +43,7 @@ def carry_out(plan, runs, parallel=1, codes=None, stopping=lambda: False):
     def on_progress(progress):
         seen.append((progress.finished, len(progress.running)))
 
-    return execute(runs, plan.study.held_out, start, parallel, on_progress, stopping), started, seen
+    return execute(runs, plan.study, start, parallel, on_progress, stopping), started, seen
 
 
 def test_every_run_once_and_none_again(plan):
@@ -50,11 +51,12 @@ def test_every_run_once_and_none_again(plan):
     failed, started, seen = carry_out(plan, runs)
     assert failed is None
     assert [name for name, _ in started] == [run.name for run in runs]
-    assert all(is_finished(run, plan.study.held_out) for run in runs)
+    assert all(is_finished(run, plan.study) for run in runs)
     assert seen[-1] == (4, 0)
     assert carry_out(plan, runs)[1] == []
     fewer = plan.study.held_out.model_copy(update={"max_bytes": 10})
-    assert not is_finished(runs[0], fewer)
+    assert not is_finished(runs[0], plan.study.model_copy(update={"held_out": fewer}))
+    assert not is_finished(runs[0], plan.study.model_copy(update={"tasks": TasksConfig(names=("lambada",))}))
 
 
 def test_so_many_at_a_time_each_in_a_slot_of_its_own(plan):

@@ -241,6 +241,24 @@ def test_curves_and_learning_rates(tmp_path):
     assert (sweep["chosen"], sweep["at_edge"]) == (3e-3, True)
 
 
+def test_tasks_are_compared_in_pairs(tmp_path):
+    folder = Study(arms=TWO).write(tmp_path)
+    for arm, shift in (("gptj", 0.0), ("gpt_neox", 0.02)):
+        for number, run in enumerate(runs_of(folder, arm)):
+            value = 0.3 + 0.1 * number + shift + (0.001 * number if shift else 0)
+            results = {"lambada": {"acc,none": value, "acc_stderr,none": 0.1, "alias": "lambada"}}
+            (run / "tasks.json").write_text(json.dumps({"schema": 1, "settings": {}, "results": results}))
+    found = write_report(folder)
+    (task,) = found["tasks"]
+    assert (task["task"], task["metric"]) == ("lambada", "acc")
+    assert task["arms"]["gptj"]["mean"] == pytest.approx(0.4)
+    apart = task["differences"]["gpt_neox"]
+    assert apart["difference"] == pytest.approx(0.021)
+    half = 4.302652729911275 * 0.001 / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert apart["interval"] == pytest.approx([0.021 - half, 0.021 + half])
+    assert "lambada, acc" in (folder / "report.html").read_text()
+
+
 def test_few_documents_give_no_interval(tmp_path):
     report = collect(Study(documents=9).write(tmp_path))
     assert report["effects"][0]["interval"] is None
