@@ -122,8 +122,8 @@ def tasks(report: Mapping[str, Any]) -> str:
             rows.append([f"{one['task']}, {one['metric']}", arm, f"{values['mean']:.4f}", against, interval])
     lead = (
         "Tasks of lm-evaluation-harness, means over the seeds; differences are from the arm that each is compared "
-        "with. The intervals are over seeds, at the confidence that all comparisons share; of other questions they know "
-        "nothing."
+        "with. The intervals are over seeds, at the confidence that all comparisons share; of other questions they "
+        "know nothing."
     )
     return section("Tasks", [f'<div class="card">{table("Tasks", columns, rows)}</div>'], lead, "tasks")
 
