@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ STOPPED = 3
 """Exit code of a study that a signal stopped."""
 SHARE_OF_PEAK = 0.4
 """Of a device's arithmetic, that an estimate of hours assumes."""
+WIDTH = 80
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 
 
@@ -162,7 +164,13 @@ def _show_plan(study: "CompareConfig", typed: str, as_json: bool) -> None:
     )
     print("\nfair:")
     for check in plan.checks:
-        print(f"  {'yes' if check.held else 'no '}  {check.check}: {check.detail}")
+        line = f"{check.check}: {check.detail}"
+        print(
+            *textwrap.wrap(
+                line, WIDTH, initial_indent="  yes  " if check.held else "  no   ", subsequent_indent=" " * 7
+            ),
+            sep="\n",
+        )
     print(_cost(plan, len(runs), sum(done)))
 
 
