@@ -216,7 +216,8 @@ def _differences(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Chec
 def _same_documents(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]]) -> Check:
     if all(a.config.data.train == b.config.data.train and a.bytes_per_token == b.bytes_per_token for a, b in pairs):
         of = ", ".join(f"{source.path} ({source.split})" for source in arms[0].config.data.training_sources())
-        return Check("same documents in the same order", True, f"one dataset, {of}, in the order of each seed")
+        order = "in the order of each seed" if arms[0].config.data.shuffle else "as stored, for every seed"
+        return Check("same documents in the same order", True, f"one dataset, {of}, {order}")
     return Check(
         "same documents in the same order",
         True,
