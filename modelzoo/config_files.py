@@ -37,8 +37,8 @@ from modelzoo.yaml_source import check_sources, display, key_lines, yaml_message
 
 C = TypeVar("C", bound=Config)
 
-NOT_RUNS = ("preprocess", "tokenizer", "compare")
-"""Groups whose files are whole configs too, of another verb than `train`."""
+NOT_RUNS = {"preprocess": "preprocess", "tokenizer": "tokenizer train", "compare": "compare"}
+"""Groups whose files are whole configs too, and the verb that takes them."""
 RUNS = ("continuous_pretraining", "finetune")
 """Groups whose files are runs."""
 

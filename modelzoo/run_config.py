@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from modelzoo.base_config import Config, Problem
-from modelzoo.config_files import Composed, load_with_provenance
+from modelzoo.base_config import Config, Problem, UserError
+from modelzoo.config_files import NOT_RUNS, Composed, load_with_provenance, shipped_names
 from modelzoo.data.config import DataConfig, MixtureConfig
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.lora_config import LoraConfig
@@ -260,11 +260,16 @@ def load_run_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConf
 
     Raises ConfigError with every problem at once: file, line, value, what is allowed, nearest name.
     """
-    return load_with_provenance(RunConfig, name_or_path, overrides)[0]
+    return load_composed_run(name_or_path, overrides)[0]
 
 
 def load_composed_run(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Composed]:
     """`load_run_config`, with the composition it came from."""
+    group = name_or_path.partition("/")[0]
+    if group in NOT_RUNS and name_or_path in shipped_names(group):
+        raise UserError(
+            f"{name_or_path}: is no run, but a config of another command: modelzoo {NOT_RUNS[group]} {name_or_path}"
+        )
     return load_with_provenance(RunConfig, name_or_path, overrides)
 
 

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from data_preprocessing.config import PreprocessConfig, TokenizerTrainConfig
-from modelzoo.base_config import kind_of
+from modelzoo.base_config import UserError, kind_of
 from modelzoo.cli.any_config import load_any
 from modelzoo.compare.config import CompareConfig
 from modelzoo.config_files import NOT_RUNS, configs_dir, shipped_names
@@ -178,3 +178,8 @@ def test_every_value_of_every_schedule_option_is_used_by_a_shipped_yaml():
         *("cooldown_shape: inverse_sqrt", "may_outlast_run: true"),
     ):
         assert written in text, written
+
+
+def test_a_config_of_another_verb_is_told_to_be_one():
+    with pytest.raises(UserError, match="no run, but a config of another command: modelzoo compare compare/tokenizers"):
+        load_run_config("compare/tokenizers")
