@@ -8,7 +8,8 @@ from pydantic import Field
 
 from modelzoo.base_config import Config, FromFloat, FromList, Problem
 
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LONGEST_NAME = 80
+ARM_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 """It becomes a part of the names of runs."""
 Texts = Annotated[tuple[str, ...], FromList]
 Count = Annotated[int, FromFloat, Field(gt=0)]
@@ -165,7 +166,10 @@ class CompareConfig(Config):
             return
         for name in arms:
             if not ARM_NAME.fullmatch(name):
-                yield Problem(("arms", name), "its name must be of letters, digits, dots, dashes and underscores")
+                yield Problem(
+                    ("arms", name),
+                    f"its name must be of letters, digits, dots, dashes and underscores, at most {LONGEST_NAME} of them",
+                )
         if self.baseline is not None and self.baseline not in arms:
             yield Problem(("baseline",), f"is not an arm; there are: {', '.join(arms)}")
             return
@@ -178,9 +182,17 @@ class CompareConfig(Config):
                     yield Problem(("arms", name, key), f"must be another arm; there are: {others}")
         if broken:
             return
-        for name in arms:
-            if self._is_circular(name, "builds_on"):
+        if circular := [name for name in arms if self._is_circular(name)]:
+            for name in circular:
                 yield Problem(("arms", name, "builds_on"), "comes back to this arm; one of them needs a config")
+            return
+        for name in arms:
+            if not self._comes_to_baseline(name):
+                yield Problem(
+                    ("arms", name, "against"),
+                    f"leads round in a circle, and never to the baseline {self.baseline_name}, so that nothing would be "
+                    "compared with that; drop one of them",
+                )
         own = arms[self.baseline_name]
         if own.against is not None:
             yield Problem(("arms", self.baseline_name, "against"), "is the baseline, which is compared with none")
@@ -190,16 +202,28 @@ class CompareConfig(Config):
             yield Problem(
                 ("lr_grid",), "needs two rates or more; for one, set optimizer.lr in overrides, and null here"
             )
-        if self.lr_grid is not None and self.lr_seed in self.seeds:
+        if self.name == "runs":
+            yield Problem(("name",), "is the name of the folder of all runs; choose another")
+        used = {seed + arm.seed_offset for seed in self.seeds for arm in arms.values()}
+        if self.lr_grid is not None and used & {self.lr_seed + arm.seed_offset for arm in arms.values()}:
             yield Problem(
                 ("lr_seed",),
                 f"is one of the seeds; the rate would be chosen on a run that is compared: use "
                 f"{max(self.seeds) + 1000}",
             )
 
-    def _is_circular(self, name: str, key: str) -> bool:
+    def _is_circular(self, name: str) -> bool:
         seen, at = set[str](), name
-        while (below := getattr(self.used_arms[at], key)) is not None and below not in seen:
+        while (below := self.used_arms[at].builds_on) is not None and below not in seen:
             seen.add(below)
             at = below
         return name in seen
+
+    def _comes_to_baseline(self, name: str) -> bool:
+        seen, at = {name}, name
+        while (other := self.against(at)) is not None:
+            if other in seen:
+                return False
+            seen.add(other)
+            at = other
+        return True
