@@ -108,10 +108,10 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         axes.plot(x, y, ".", color=f"C{number}", alpha=0.6)
         axes.plot(mean(x), mean(y), "o", color=f"C{number}", markersize=9, label=arm)
     forgotten = 100 * mean(o.old_change for o in by_arm[NAIVE])
-    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.axhline(0, color="grey", linewidth=0.8, zorder=0)
     left, bottom = axes.get_xlim()[0], min(axes.get_ylim()[0], 0)
     axes.fill_between(
-        [left, 100 * LOSS], bottom, HALF * forgotten, color="C2", alpha=0.1, label="the goal", linewidth=0
+        [left, 100 * LOSS], bottom, HALF * forgotten, color="grey", alpha=0.15, label="the goal", linewidth=0
     )
     axes.set_xlim(left=left)
     axes.set_ylim(bottom=bottom)

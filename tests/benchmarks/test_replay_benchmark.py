@@ -1,6 +1,8 @@
 """What benchmarks.replay asks of modelzoo, and what it makes of the answers."""
 
 import json
+import random
+import string
 import sys
 
 import pytest
@@ -11,16 +13,19 @@ from benchmarks.replay import Arm
 from benchmarks.replay_report import interval, outcomes, table
 from modelzoo.run_config import load_run_config
 
-LINES = "".join(
-    json.dumps({"text": f"Document {number} of a very small corpus. " * 20}) + "\n" for number in range(400)
-)
+
+def corpus(seed):
+    """Lines of words that take more than 4,096 tokens to spell."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices(string.ascii_lowercase, k=7)) for _ in range(3000)]
+    return "".join(json.dumps({"text": " ".join(draw.choices(words, k=150))}) + "\n" for _ in range(300))
 
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
     def parsed(*extra):
-        for name in ("old", "new"):
-            (tmp_path / f"{name}.jsonl").write_text(LINES.replace("small", name))
+        for seed, name in enumerate(("old", "new")):
+            (tmp_path / f"{name}.jsonl").write_text(corpus(seed))
         paths = ["--old", str(tmp_path / "old.jsonl"), "--new", str(tmp_path / "new.jsonl"), "--out", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["replay", *paths, *extra])
         return replay.parse()
