@@ -41,11 +41,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+class InUseError(UserError):
+    """Another process holds the lock."""
+
+
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs. The system lets go of it when the process ends, however.
 
-    Raises UserError where another process holds it; `what` says what that one is doing.
+    Raises InUseError where another process holds it; `what` says what that one is doing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -55,7 +59,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             ours = False
         if not ours:
-            raise UserError(f"{path}: another process is {what}; wait for it to end, or stop it")
+            raise InUseError(f"{path}: another process is {what}; wait for it to end, or stop it")
         try:
             yield
         finally:

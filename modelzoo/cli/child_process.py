@@ -8,10 +8,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-START = (
-    "from modelzoo.cli.child_process import end_with_parent; end_with_parent(); "
-    "from modelzoo.cli.main import main; main()"
-)
+BEGIN = "from modelzoo.cli.child_process import end_with_parent; end_with_parent(); "
+START = BEGIN + "from modelzoo.cli.main import main; main()"
 LIFELINE = "MODELZOO_LIFELINE"
 """Environment variable: the descriptor of a pipe whose other end the parent holds, and never writes to."""
 
@@ -21,8 +19,9 @@ def start(
     environment: Mapping[str, str],
     stdout: int | None = None,
     stderr: IO[bytes] | None = None,
+    program: str = START,
 ) -> "subprocess.Popen[bytes]":
-    """`modelzoo` with these arguments, and more in its environment.
+    """`modelzoo`, or another program, with these arguments, and more in its environment.
 
     In a session of its own, so that Ctrl-C comes to it through this process alone. Where this process is killed the
     child ends at once: it must not hold on to the run that the user starts anew.
@@ -30,7 +29,7 @@ def start(
     reading, _writing = os.pipe()  # the other end stays open as long as this process lives
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", START, *arguments],
+            [sys.executable, "-c", program, *arguments],
             env={**os.environ, **environment, LIFELINE: str(reading)},
             stdout=stdout,
             stderr=stderr,

@@ -33,6 +33,7 @@ def command(
     budget: str = typer.Option(None, help="Of runs named here: as in tokens=5e6, bytes=…, flops=…, seconds=…"),
     may_differ: list[str] = typer.Option(None, help="Of runs named here: a pattern of keys; may be repeated."),
     name: str = typer.Option(None, help="Of runs named here: the study's name."),
+    output_dir: str = typer.Option(None, help="Of runs named here: where studies and their runs go."),
     plan_only: bool = typer.Option(False, "--plan", help="Say what would be run, and what it costs; run nothing."),
     parallel: int = typer.Option(1, min=1, help="Runs at a time; they share the devices and the cores."),
     launcher: str = typer.Option(None, help="A launcher plugin of hydra's, such as submitit_slurm or joblib."),
@@ -40,14 +41,13 @@ def command(
     as_json: bool = typer.Option(False, "--json", help="Print what report.json holds, or the plan."),
 ) -> None:
     """Train variants on the same data and budget from the same seeds, and say what the difference is."""
-    study = _study(configs, seeds=seeds, budget=budget, may_differ=may_differ, name=name)
+    study = _study(configs, seeds=seeds, budget=budget, may_differ=may_differ, name=name, output_dir=output_dir)
     typed = shlex.join(["modelzoo", *sys.argv[1:]])
     if launcher is None and launcher_options:
         raise UserError("--launcher-option: is for --launcher NAME; leave it out, or name one")
     if launcher is not None and parallel > 1:
         raise UserError(f"--parallel: the launcher {launcher} decides how many run at a time; see --launcher-option")
     if plan_only:
-        prepare(study)
         _show_plan(study, typed, as_json)
         return
     report = run(study, typed, parallel, launcher, launcher_options or ())
@@ -61,7 +61,7 @@ def _study(configs: Sequence[str], **options: Any) -> "CompareConfig":
     from modelzoo.compare.command_line import is_study, load_study, study_of_runs
 
     names, overrides = split_overrides(configs)
-    given = {key: value for key, value in options.items() if value}
+    given = {key: value for key, value in options.items() if value is not None and value != []}
     studies = [name for name in names if is_study(name)]
     if not studies:
         return study_of_runs(names, overrides, **_settings(given))
@@ -77,7 +77,7 @@ def _study(configs: Sequence[str], **options: Any) -> "CompareConfig":
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """Keys of a study from the options."""
-    settings = {key: value for key, value in given.items() if key in ("may_differ", "name")}
+    settings = {key: value for key, value in given.items() if key in ("may_differ", "name", "output_dir")}
     try:
         if "seeds" in given:
             settings["seeds"] = [int(seed) for seed in given["seeds"].split(",")]
@@ -139,8 +139,18 @@ def _show_plan(study: "CompareConfig", typed: str, as_json: bool) -> None:
     from modelzoo.cli.table import print_table
     from modelzoo.compare.execution import is_finished
     from modelzoo.compare.plan import make_plan
+    from modelzoo.config_files import NOT_RUNS
 
-    plan = make_plan(study, [typed])
+    try:
+        plan = make_plan(study, [typed])
+    except UserError as error:
+        if not study.prepare:
+            raise
+        verbs = [f"modelzoo {NOT_RUNS[name.partition('/')[0]]} {name}" for name in study.prepare if "/" in name]
+        raise UserError(
+            f"{error}\n(--plan writes nothing; missing data is written by `modelzoo compare` without --plan, or by "
+            f"{'; '.join(verbs)})"
+        ) from None
     runs = [*plan.lr_runs(), *plan.runs({})]
     done = [is_finished(run, study) for run in runs]
     if as_json:

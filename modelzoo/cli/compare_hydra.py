@@ -1,11 +1,13 @@
-"""Runs of a study as jobs of hydra's launchers: `python -m modelzoo.cli.compare_hydra --multirun +run=A,B …`."""
+"""Runs of a study as jobs of hydra's launchers: `--multirun +run=A,B +settings=PATH`."""
 
+import sys
 from pathlib import Path
 
 import hydra
 import typer
 from omegaconf import DictConfig
 
+from modelzoo.base_config import UserError
 from modelzoo.cli.compare_job import run
 
 
@@ -14,9 +16,8 @@ def job(config: DictConfig) -> None:
     """`+run=PATH +settings=PATH`: one run."""
     try:
         run(Path(config["run"]), Path(config["settings"]))
-    except typer.Exit as stopped:
-        raise SystemExit(stopped.exit_code) from None
-
-
-if __name__ == "__main__":
-    job()
+    except typer.Exit as ended:
+        raise SystemExit(ended.exit_code) from None
+    except UserError as error:
+        print(f"error: the run of {config['run']}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -17,7 +18,7 @@ import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
-from modelzoo.cli.child_process import how_it_ended, start
+from modelzoo.cli.child_process import BEGIN, how_it_ended, start
 from modelzoo.compare.config import CompareConfig
 from modelzoo.compare.execution import Progress, execute, is_finished, read_held_out
 from modelzoo.compare.plan import PLAN_NAME, Plan, PlannedRun, make_plan, timed_arms, versions
@@ -25,8 +26,8 @@ from modelzoo.compare.rates import choose_rates
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig
 
-HYDRA_JOB = "modelzoo.cli.compare_hydra"
-"""The module that hydra's launchers run."""
+HYDRA = BEGIN + "from modelzoo.cli.compare_hydra import job; job()"
+"""The program that hydra's launchers run."""
 STOPPED = 3
 LOG_LINES = 15
 """Of a failed run's log, shown."""
@@ -58,7 +59,7 @@ class Execution:
         if self.study.budget.unit != "seconds":
             return None
         say("timing the arms in turn, for their budget")
-        arms = {arm.name: arm.config for arm in make_plan(self.study, []).arms}
+        arms = {arm.name: arm.config for arm in make_plan(self.study, []).arms}  # each of its own length
         training = self._timed(arms, self.folder / "calibration", rounds=10, new_tokens=0)["training"]
         return {arm: statistics.median(own["step_seconds"]) for arm, own in training.items()}
 
@@ -142,22 +143,26 @@ class Execution:
 
     def _launch(self, paths: Sequence[Path], settings: Path) -> None:
         """Through hydra's multirun: each run a job of the launcher."""
-        jobs = ",".join(str(path.resolve()) for path in paths)
+        jobs = ",".join(quoted(path.resolve()) for path in paths)
         arguments = [
-            *(sys.executable, "-m", HYDRA_JOB, "--multirun", f"hydra/launcher={self.launcher}"),
-            *(f"+run={jobs}", f"+settings={settings.resolve()}"),
-            f"hydra.sweep.dir={(self.folder / 'hydra').resolve()}",
+            *(
+                "--multirun",
+                f"hydra/launcher={self.launcher}",
+                f"+run={jobs}",
+                f"+settings={quoted(settings.resolve())}",
+            ),
+            f"hydra.sweep.dir={quoted((self.folder / 'hydra').resolve())}",
             *self.options,
         ]
-        process = subprocess.Popen(arguments)
+        process = start(arguments, {}, stdout=sys.stderr.fileno(), program=HYDRA)  # stdout is kept for results
         self.stop.processes.append(process)
         if code := process.wait():
             if self.stop.asked or code == STOPPED:
                 self.stop.asked.append(signal.SIGTERM)
                 return
             raise UserError(
-                f"--launcher {self.launcher}: hydra has ended with {how_it_ended(code)}, see above; is the plugin "
-                "installed (pip install hydra-submitit-launcher, hydra-joblib-launcher)?"
+                f"--launcher {self.launcher}: hydra has ended with {how_it_ended(code)}; what went wrong stands above "
+                "(of plugins that are not installed: pip install hydra-submitit-launcher, hydra-joblib-launcher)"
             )
 
     def _log(self, run: PlannedRun) -> Path:
@@ -170,6 +175,12 @@ class Execution:
         return (
             f"{run.dir}: the run of {run.arm} from seed {run.seed} has ended with {how_it_ended(code)}; {log}:\n{last}"
         )
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in hydra's grammar, whatever is in it."""
+    escaped = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", str(path))
+    return f"'{escaped}'"
 
 
 def _devices(parallel: int) -> list[Mapping[str, str]]:

@@ -20,6 +20,14 @@ STOPPED = 3
 """Exit code of a run that a signal stopped with its checkpoint saved."""
 
 
+class TrainingFailed(typer.Exit):
+    """Exit code 1 of a run whose numbers went wrong, after the person was told."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(1)
+        self.reason = reason
+
+
 def command(
     config: str = typer.Argument(..., help="A shipped name, or the path of a YAML."),
     overrides: list[str] = typer.Argument(None, help="key=value, in hydra's grammar."),
@@ -135,7 +143,7 @@ def _train(
             trainer.parallel.barrier()  # the main rank may have been writing
         except TrainingError as error:
             say(f"error: {error}; what was saved before is in {trainer.run_dir}/checkpoints")
-            raise typer.Exit(1) from None
+            raise TrainingFailed(str(error)) from None
         except torch.OutOfMemoryError as error:
             micro = config.trainer.micro_batch_size or config.trainer.global_batch_size
             say(f"error: out of memory ({error}); use a trainer.micro_batch_size below {micro}")

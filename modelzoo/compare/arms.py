@@ -1,6 +1,7 @@
 """The arms of a study as the runs that they are: composed, brought to the study's budget and batch. No torch."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ BY_THE_STUDY = (
     "trainer.max_epochs",
 )
 """Keys of a run that the study decides; what an arm's own config says of them does not matter."""
+INSTEAD = {
+    "name": "the study's name", "description": "arms.*.description", "output_dir": "the study's output_dir",
+    "seed": "the study's seeds (or an arm's seed_offset)",
+}  # fmt: skip
+"""What decides in the place of a key that is refused in overrides; an arm's length is refused too."""
 FFN_MULTIPLE = 8
 """An adjusted ffn_size is a multiple of this, as fast products want it."""
 
@@ -94,8 +100,9 @@ def changed(config: RunConfig, changes: Mapping[str, Any], origin: str) -> RunCo
 
 def compose_arms(study: CompareConfig, more: Sequence[str] = ()) -> list[Arm]:
     """Each arm as its author wrote it, and with `more` overrides. UserError names every arm that is wrong."""
-    arms, failures = [], []
-    for name in study.used_arms:
+    arms, failures = [], [f"overrides: {line}" for line in _decided_elsewhere(study.overrides, of_an_arm=False)]
+    for name, own in study.used_arms.items():
+        failures += [f"arms.{name}.overrides: {line}" for line in _decided_elsewhere(own.overrides, of_an_arm=True)]
         chain = study.chain(name)
         source = study.used_arms[chain[0]].config
         assert source is not None  # CompareConfig sees to it
@@ -105,10 +112,20 @@ def compose_arms(study: CompareConfig, more: Sequence[str] = ()) -> list[Arm]:
             _check_end(name, study.used_arms[name].equals, [*study.overrides, *more], config)
             arms.append(Arm(name, source, overrides, config, config, _bytes_per_token(config)))
         except UserError as error:
-            failures.append(f"arm {name}: {error}")
+            failures.append(f"arm {name}: {error}".replace("command line, ", "overrides, "))
     if failures:
         raise UserError("\n".join(failures))
     return arms
+
+
+def _decided_elsewhere(overrides: Sequence[str], of_an_arm: bool) -> Iterator[str]:
+    """Overrides that would be ignored."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key in INSTEAD:
+            yield f"{override}: is decided by {INSTEAD[key]}; set that, and drop this"
+        elif of_an_arm and key in BY_THE_STUDY:
+            yield f"{override}: the length of every run comes from the study's budget; set that, and drop this"
 
 
 def _check_end(name: str, equals: str | None, overrides: Sequence[str], config: RunConfig) -> None:
@@ -161,11 +178,11 @@ def _as_large(arm: Arm, wanted: int, study: CompareConfig) -> Arm:
     return replace(arm.changed({"model.ffn_size": size}), ffn_size_was=before)
 
 
-def fit_budget(study: CompareConfig, arms: list[Arm], seconds_per_step: Mapping[str, float]) -> list[Arm]:
+def fit_budget(study: CompareConfig, arms: list[Arm], seconds_per_step: Mapping[str, float] | None = None) -> list[Arm]:
     """Each arm with the batch and the number of updates that the study gives it, and its schedule stretched to them.
 
-    `seconds_per_step` is needed for a budget of seconds. UserError where a budget or a batch in bytes meets data
-    whose bytes are not known.
+    A budget of seconds needs `seconds_per_step` by arm; before it is known, each arm has its own length. UserError
+    where a budget or a batch in bytes meets data whose bytes are not known.
     """
     base = next(arm for arm in arms if arm.name == study.baseline_name)
     if study.batch == "bytes":
@@ -179,11 +196,16 @@ def fit_budget(study: CompareConfig, arms: list[Arm], seconds_per_step: Mapping[
 def _with_batch_of(arm: Arm, base: Arm) -> Arm:
     known, size = _known(arm, "batch=bytes"), base.config.trainer.global_batch_size
     rows = size * base.config.data.seq_len * _known(base, "batch=bytes") / (known * arm.config.data.seq_len)
-    return arm if arm is base else arm.changed({"trainer.global_batch_size": max(1, round(rows))})
+    trainer, ranks = arm.config.trainer, arm.config.accelerator
+    replicate = 1 if ranks.replicate == "auto" else ranks.replicate
+    whole = math.lcm(trainer.micro_batch_size or 1, replicate * ranks.shard)  # what a batch must be a multiple of
+    return arm if arm is base else arm.changed({"trainer.global_batch_size": whole * max(1, round(rows / whole))})
 
 
-def _steps(study: CompareConfig, arm: Arm, base: Arm, seconds_per_step: Mapping[str, float]) -> int:
+def _steps(study: CompareConfig, arm: Arm, base: Arm, seconds_per_step: Mapping[str, float] | None) -> int:
     unit, amount = study.budget.unit, study.budget.amount
+    if unit == "seconds" and seconds_per_step is None:
+        return 1_000 if arm.composed.trainer.max_epochs is not None else arm.composed.total_steps
     per_step: float = arm.config.tokens_per_step
     if amount is None:
         if base.config.trainer.max_epochs is not None:
@@ -196,6 +218,7 @@ def _steps(study: CompareConfig, arm: Arm, base: Arm, seconds_per_step: Mapping[
     elif unit == "flops":
         per_step *= arm.flops_per_token
     elif unit == "seconds":
+        assert seconds_per_step is not None
         per_step = seconds_per_step[arm.name]
     return max(1, round(amount / per_step))
 

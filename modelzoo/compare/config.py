@@ -168,7 +168,7 @@ class CompareConfig(Config):
             if not ARM_NAME.fullmatch(name):
                 yield Problem(
                     ("arms", name),
-                    f"its name must be of letters, digits, dots, dashes and underscores, at most {LONGEST_NAME} of them",
+                    f"its name must be of at most {LONGEST_NAME} letters, digits, dots, dashes and underscores",
                 )
         if self.baseline is not None and self.baseline not in arms:
             yield Problem(("baseline",), f"is not an arm; there are: {', '.join(arms)}")
@@ -190,8 +190,7 @@ class CompareConfig(Config):
             if not self._comes_to_baseline(name):
                 yield Problem(
                     ("arms", name, "against"),
-                    f"leads round in a circle, and never to the baseline {self.baseline_name}, so that nothing would be "
-                    "compared with that; drop one of them",
+                    f"leads round in a circle, and never to the baseline {self.baseline_name}; drop one of them",
                 )
         own = arms[self.baseline_name]
         if own.against is not None:
@@ -208,8 +207,7 @@ class CompareConfig(Config):
         if self.lr_grid is not None and used & {self.lr_seed + arm.seed_offset for arm in arms.values()}:
             yield Problem(
                 ("lr_seed",),
-                f"is one of the seeds; the rate would be chosen on a run that is compared: use "
-                f"{max(self.seeds) + 1000}",
+                f"is one of the seeds; the rate would be chosen on a run that is compared: use {max(used) + 1000}",
             )
 
     def _is_circular(self, name: str) -> bool:

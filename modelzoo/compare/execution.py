@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelzoo.compare.config import CompareConfig, HeldOutConfig, TasksConfig
-from modelzoo.compare.plan import PlannedRun
+from modelzoo.compare.plan import HELD_OUT, MEASURE_CODE, PlannedRun, code_sha256
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4096
 """Of a run's records, in which the newest one is."""
 METRICS = "metrics.jsonl"
-HELD_OUT, TASKS = "held_out.json", "tasks.json"
-"""Written into a run's folder when it is done: the losses of the held-out documents; what the harness said."""
+TASKS = "tasks.json"
+"""What the harness said, in a run's folder."""
 
 
 class Process(Protocol):
@@ -41,9 +41,10 @@ class Progress:
 
 
 def read_held_out(run_dir: Path, held_out: HeldOutConfig) -> dict[str, Any] | None:
-    """What was measured of a run with these settings; None where it was not."""
+    """What was measured of a run with these settings and this code; None where it was not, or is damaged."""
     found = _read(run_dir / HELD_OUT)
-    return found if found.get("max_bytes") == held_out.max_bytes else None
+    known = {"max_bytes": held_out.max_bytes, "code_sha256": code_sha256(MEASURE_CODE)}
+    return found if found and all(found.get(key) == value for key, value in known.items()) else None
 
 
 def read_tasks(run_dir: Path, tasks: TasksConfig) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ numbers, so that a reader of the report can check it too.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from modelzoo.base_config import UserError, kind_of
 from modelzoo.compare.arms import BY_THE_STUDY, Arm
 from modelzoo.compare.config import CompareConfig
 from modelzoo.data.config import MixtureConfig, SourceConfig
+from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.schema import Manifest, find_split, read_manifest
-from modelzoo.data.sources import is_modelzoos, split_of
-from modelzoo.run_config import diff
+from modelzoo.data.sources import is_modelzoos, open_dataset, split_of
+from modelzoo.run_config import RunConfig, diff
 
 FEWEST_SEEDS = 3
-OF_ANOTHER_TOKENIZER = ("data.train.path", "data.tokenizer")
-"""Keys in which two tokenizers' data differ by nature, beside the paths of validation sets."""
+OF_DOCUMENTS = (
+    "data.train", "data.shuffle", "data.seq_len", "data.isolate_documents", "trainer.skip_batches",
+    "trainer.global_batch_size",
+)  # fmt: skip
+"""What decides which documents a run reads, and in which rows and batches."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,18 @@ def check_fairness(study: CompareConfig, arms: Sequence[Arm]) -> list[Check]:
     base = next(arm for arm in arms if arm.name == study.baseline_name)
     unfair = [line for pair in pairs for check in BY_CONFIG for line in check(study, *pair)]
     unfair += [line for pair in pairs for line in _text_apart(*pair)]
-    unfair += [line for arm in arms for line in _schedules_apart(study, arm, base)]
+    unfair += [line for pair in pairs for line in _schedules_apart(study, *pair)]
     _refuse(study, unfair)
+    _check_measurable(arms)
     return [
         _differences(study, pairs),
-        _same_documents(arms, pairs),
+        _same_documents(study, base, pairs),
         _same_held_out(base),
         _budget(study, arms),
         _batch(study, arms),
         _parameters(study, pairs),
-        _schedule(study, base),
-        _learning_rate(study, base),
+        _schedule(study, base, pairs),
+        _learning_rate(study, base, pairs),
         _seeds(study),
     ]
 
@@ -137,10 +142,25 @@ def _text_apart(arm: Arm, other: Arm) -> Iterator[str]:
     for what, mine, its in pairs:
         if (mine.path, mine.split) != (its.path, its.split) and (reason := _not_one_text(mine, its)):
             yield f"    {what}: {mine.path} in {arm.name} and {its.path} in {other.name} {reason}"
-    if ours.train != theirs.train and ours.shuffle and not isinstance(ours.train, MixtureConfig):
+    moved = [
+        (a, b) for a, b in zip(ours.training_sources(), theirs.training_sources(), strict=True) if a.path != b.path
+    ]
+    if not moved:
+        return
+    if isinstance(ours.train, MixtureConfig):
+        yield (
+            f"    data.train: a mixture of other datasets in {arm.name} and {other.name}: so many tokens of one are "
+            "other bytes for each tokenizer; preprocess all of them into one dataset (`sources`)"
+        )
+    elif ours.shuffle or theirs.shuffle:
         yield (
             f"    data.shuffle: true, and {arm.name} and {other.name} read rows of different text, so that shuffled "
             "they would read other parts of it; add the override data.shuffle=false (preprocessing shuffles documents)"
+        )
+    if any(source.packing != "stream" for pair in moved for source in pair):
+        yield (
+            f"    data.train.packing: best_fit orders documents by their tokens, of which {arm.name} and {other.name} "
+            "have other numbers; use packing=stream for both"
         )
 
 
@@ -178,28 +198,30 @@ def _inputs(manifest: Manifest) -> list[tuple[str, int, str]]:
     return [(file.path, file.size, file.sha256) for file in manifest.inputs]
 
 
-def _schedules_apart(study: CompareConfig, arm: Arm, base: Arm) -> Iterator[str]:
-    """The learning rate as a fraction of its peak, over the run as a fraction of its length."""
-    if any(_matches("schedule.kind", pattern) for pattern in study.may_differ):
+def _schedules_apart(study: CompareConfig, arm: Arm, other: Arm) -> Iterator[str]:
+    """The learning rate as a fraction of its peak, over the run as a fraction of its length: where the configs have one
+    schedule, rounding to whole updates may have moved it by one or two of them."""
+    if _differ(study, arm, other, "schedule.") or arm.steps == other.steps:
         return
-    apart = max(abs(_rate_at(arm, place / 64) - _rate_at(base, place / 64)) for place in range(65))
-    allowed = 2 * max(_largest_move(arm), _largest_move(base))
-    if apart > allowed:
-        yield (
-            f"    schedule: at one place of the run {arm.name} is {apart:.1%} of the peak away from {base.name}; give "
-            "both the same schedule in relative terms, or add schedule.* to may_differ"
-        )
+    for place in range(65):
+        own, theirs = _rates_around(arm, place / 64), _rates_around(other, place / 64)
+        if min(own) > max(theirs) + 0.01 or min(theirs) > max(own) + 0.01:
+            yield (
+                f"    schedule: {place / 64:.0%} into the run the rate is {own[0]:.1%} of the peak in {arm.name}, and "
+                f"{theirs[0]:.1%} in {other.name}; give both durations that are the same part of a run"
+            )
+            return
 
 
-def _rate_at(arm: Arm, place: float) -> float:
-    return arm.config.lr_factor(min(arm.steps - 1, round(place * (arm.steps - 1))))
+def _rates_around(arm: Arm, place: float) -> list[float]:
+    """At a part of the run, and at the two updates before it and after it."""
+    at = round(place * (arm.steps - 1))
+    return [arm.config.lr_factor(step) for step in (at, *range(max(0, at - 2), min(arm.steps, at + 3)))]
 
 
-def _largest_move(arm: Arm) -> float:
-    """Of the rate in one update: what rounding to whole updates may shift."""
-    step = max(1, arm.steps // 1000)
-    rates = [arm.config.lr_factor(at) for at in range(0, arm.steps, step)]
-    return max((abs(a - b) for a, b in pairwise(rates)), default=0.0) + 1e-9
+def _differ(study: CompareConfig, arm: Arm, other: Arm, *starts: str) -> list[str]:
+    """The keys below these in which two arms differ, as the study allows."""
+    return [key for key, _, _ in differences(study, arm, other) if key.startswith(starts)]
 
 
 # ---------------------------------------------------------------------- what holds
@@ -213,17 +235,25 @@ def _differences(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Chec
     )
 
 
-def _same_documents(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]]) -> Check:
-    if all(a.config.data.train == b.config.data.train and a.bytes_per_token == b.bytes_per_token for a, b in pairs):
-        of = ", ".join(f"{source.path} ({source.split})" for source in arms[0].config.data.training_sources())
-        order = "in the order of each seed" if arms[0].config.data.shuffle else "as stored, for every seed"
-        return Check("same documents in the same order", True, f"one dataset, {of}, {order}")
-    return Check(
-        "same documents in the same order",
-        True,
-        "datasets of several tokenizers, from the same files (sha256) with the same settings, documents and bytes, "
-        "read in the order in which they are stored",
-    )
+def _about(keys: Sequence[str]) -> str:
+    return f"the study is about {', '.join(dict.fromkeys(keys))}"
+
+
+def _same_documents(study: CompareConfig, base: Arm, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
+    name = "same documents in the same order"
+    keys = [key for pair in pairs for key in _differ(study, *pair, *OF_DOCUMENTS)]
+    if not keys:
+        of = ", ".join(f"{source.path} ({source.split})" for source in base.config.data.training_sources())
+        order = "in the order of each seed" if base.config.data.shuffle else "as stored, for every seed"
+        return Check(name, True, f"one dataset, {of}, {order}")
+    if set(keys) <= {"data.train.path"}:  # which was found to be of one text
+        return Check(
+            name,
+            True,
+            "datasets of several tokenizers, from the same files (sha256) with the same settings, documents and bytes, "
+            "read in the order in which they are stored",
+        )
+    return Check(name, False, _about(keys))
 
 
 def _same_held_out(base: Arm) -> Check:
@@ -239,18 +269,25 @@ def _budget(study: CompareConfig, arms: Sequence[Arm]) -> Check:
     if unit == "seconds":
         return Check("same budget in seconds", True, f"{study.budget.amount:g} s of updates, by each arm's own speed")
     spent = [{"tokens": arm.tokens, "bytes": arm.num_bytes or 0.0, "flops": arm.flops}[unit] for arm in arms]
-    return Check(f"same budget in {unit}", True, f"{spent[0]:,.0f} {unit}{_apart(spent, 'updates')}")
+    return _alike(f"same budget in {unit}", spent, unit, "updates", min(arm.steps for arm in arms))
 
 
-def _apart(amounts: Sequence[float], rounded_to: str) -> str:
+def _alike(name: str, amounts: Sequence[float], unit: str, parts: str, fewest: int) -> Check:
+    """Equal but for rounding to whole `parts`, of which there are at least `fewest`."""
     apart = max(amounts) / min(amounts) - 1
-    return f", at most {apart:.2%} apart, by rounding to whole {rounded_to}" if apart else ""
+    if apart > 1 / fewest + 1e-9:
+        return Check(name, False, f"from {min(amounts):,.0f} to {max(amounts):,.0f} {unit}: the arms have others")
+    rounded = f", at most {apart:.2%} apart, by rounding to whole {parts}" if apart > 1e-9 else ""
+    return Check(name, True, f"{amounts[0]:,.0f} {unit}{rounded}")
 
 
 def _batch(study: CompareConfig, arms: Sequence[Arm]) -> Check:
-    each = [1.0 if study.batch == "tokens" else arm.bytes_per_token or 0.0 for arm in arms]
-    sizes = [arm.config.tokens_per_step * own for arm, own in zip(arms, each, strict=True)]
-    return Check(f"same global batch in {study.batch}", True, f"{sizes[0]:,.0f} {study.batch}{_apart(sizes, 'rows')}")
+    name = f"same global batch in {study.batch}"
+    if study.batch == "tokens":
+        sizes = sorted({arm.config.tokens_per_step for arm in arms})
+        return Check(name, len(sizes) == 1, " or ".join(f"{size:,}" for size in sizes) + " tokens")
+    num_bytes = [arm.config.tokens_per_step * (arm.bytes_per_token or 0.0) for arm in arms]
+    return _alike(name, num_bytes, "bytes", "rows", min(arm.config.trainer.global_batch_size for arm in arms))
 
 
 def _parameters(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
@@ -265,22 +302,18 @@ def _parameters(study: CompareConfig, pairs: Sequence[tuple[Arm, Arm]]) -> Check
     return Check(f"parameters alike ({rule.count.replace('_', ' ')})", True, detail)
 
 
-def _schedule(study: CompareConfig, base: Arm) -> Check:
-    if any(_matches("schedule.kind", pattern) for pattern in study.may_differ):
-        return Check("same schedule in relative terms", False, "the study is about schedules")
+def _schedule(study: CompareConfig, base: Arm, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
+    keys = [key for pair in pairs for key in _differ(study, *pair, "schedule.")]
     warmup = base.config.warmup_steps / base.steps
-    return Check(
-        "same schedule in relative terms",
-        True,
-        f"{kind_of(type(base.config.schedule))}, warm-up {warmup:.1%} of the run",
-    )
+    told = f"{kind_of(type(base.config.schedule))}, warm-up {warmup:.1%} of the run"
+    return Check("same schedule in relative terms", not keys, _about(keys) if keys else told)
 
 
-def _learning_rate(study: CompareConfig, base: Arm) -> Check:
+def _learning_rate(study: CompareConfig, base: Arm, pairs: Sequence[tuple[Arm, Arm]]) -> Check:
     if study.lr_grid is not None:
         grid = ", ".join(f"{rate:g}" for rate in study.lr_grid)
         return Check("learning rates", True, f"the best of {grid} for each arm, on seed {study.lr_seed}")
-    if any(_matches("optimizer.lr", pattern) for pattern in study.may_differ):
+    if any(_differ(study, *pair, "optimizer.lr") for pair in pairs):
         return Check("learning rates", False, "each arm has its own, as the study says, not the best of one grid")
     return Check("learning rates", True, f"{base.config.optimizer.lr:g} for all; not the best one for each")
 
@@ -292,3 +325,41 @@ def _seeds(study: CompareConfig) -> Check:
     paired = f"not paired: moved in {', '.join(apart)}" if apart else "paired"
     held = number >= FEWEST_SEEDS and not apart
     return Check("same seeds", held, f"{number}: {', '.join(map(str, study.seeds))}, {paired}{few}")
+
+
+# ---------------------------------------------------------------------- what can be measured
+
+
+def _check_measurable(arms: Sequence[Arm]) -> None:
+    """That each run will end at its planned step, with a checkpoint, and held-out documents: as far as is known now."""
+    failures = []
+    for arm in arms:
+        kinds = {getattr(callback, "kind", None) for callback in arm.config.callbacks.values()}
+        if "checkpoint" not in kinds:
+            failures.append(f"arm {arm.name}: callbacks: has none of the kind checkpoint, whose last one is measured")
+        if "early_stop" in kinds:
+            failures.append(f"arm {arm.name}: callbacks: early_stop would end a run before its budget; set it to null")
+        for source in arm.config.data.validation_sources().values():
+            if Path(source.path).is_dir():
+                held_out_dataset(source, arm.config)
+    if failures:
+        raise UserError("\n".join(failures))
+
+
+def held_out_dataset(source: SourceConfig, config: RunConfig) -> TokenDataset:
+    """The dataset, which must hold plain text in documents. UserError otherwise."""
+    if is_modelzoos(Path(source.path)):
+        raise UserError(
+            f"{source.path}: ModelZoo's files do not say where documents start, and runs are compared document by "
+            "document; preprocess the held-out text with modelzoo preprocess"
+        )
+    dataset = open_dataset(source, config.data.seq_len, config.data.isolate_documents, config.model.vocab_size)
+    assert isinstance(dataset, TokenDataset)
+    if dataset.bytes_per_token is None:
+        raise UserError(
+            f"{source.path}: has a loss mask, and runs are compared by the bits of all of a text; name a dataset of "
+            "the mode lm in data.validation"
+        )
+    if dataset.num_documents == 0:
+        raise UserError(f"{source.path}: its split {source.split} holds no documents; name another in data.validation")
+    return dataset

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelzoo.base_config import UserError
 from modelzoo.compare.config import HeldOutConfig
-from modelzoo.compare.execution import HELD_OUT
+from modelzoo.compare.fairness import held_out_dataset
+from modelzoo.compare.plan import HELD_OUT, MEASURE_CODE, code_sha256
 from modelzoo.data.config import SourceConfig
-from modelzoo.data.dataset import TokenDataset
-from modelzoo.data.sources import is_modelzoos, open_dataset
 from modelzoo.evaluate.documents import Tokens, score_documents
 from modelzoo.evaluate.scoring import Scorer
 from modelzoo.evaluate.totals import TextSizes
@@ -40,10 +38,19 @@ def measure_held_out(run_dir: Path, config: RunConfig, held_out: HeldOutConfig) 
     }
     found = {
         "schema": 1, "step": step_of(folder.name), "checkpoint": folder.name, "max_bytes": held_out.max_bytes,
-        "sets": sets,
+        "code_sha256": code_sha256(MEASURE_CODE), "sets": sets,
     }  # fmt: skip
     write_text(run_dir / HELD_OUT, json.dumps(found) + "\n")
     return found
+
+
+def write_diverged(run_dir: Path, config: RunConfig, held_out: HeldOutConfig, reason: str) -> None:
+    """The held_out.json of a run that no numbers can be had of."""
+    found = {
+        "schema": 1, "step": config.total_steps, "max_bytes": held_out.max_bytes,
+        "code_sha256": code_sha256(MEASURE_CODE), "diverged": reason, "sets": {},
+    }  # fmt: skip
+    write_text(run_dir / HELD_OUT, json.dumps(found) + "\n")
 
 
 def _of_set(
@@ -73,7 +80,7 @@ def _documents(
 ) -> Iterator[Tokens]:
     """Whole documents from the beginning of a set, until they have `max_bytes` bytes; each text also to `on_text`."""
     data = config.data
-    dataset = check_has_documents(source, config)
+    dataset = held_out_dataset(source, config)
     sizes, left = TextSizes.of(tokenizer), max_bytes
     for index in range(dataset.num_documents):
         ids = dataset.document(index)
@@ -83,22 +90,3 @@ def _documents(
         left -= len(content)
         on_text(hashlib.sha256(content).digest())
         yield Tokens(ids, *sizes.count(ids), place=f"{data.tokenizer or source.path}:{index}")
-
-
-def check_has_documents(source: SourceConfig, config: RunConfig) -> TokenDataset:
-    """The dataset, which must hold plain text in documents. UserError otherwise."""
-    if is_modelzoos(Path(source.path)):
-        raise UserError(
-            f"{source.path}: ModelZoo's files do not say where documents start, and runs are compared document by "
-            "document; preprocess the held-out text with modelzoo preprocess"
-        )
-    dataset = open_dataset(source, config.data.seq_len, config.data.isolate_documents, config.model.vocab_size)
-    assert isinstance(dataset, TokenDataset)
-    if dataset.bytes_per_token is None:
-        raise UserError(
-            f"{source.path}: has a loss mask, and runs are compared by the bits of all of a text; name a dataset of "
-            "the mode lm in data.validation"
-        )
-    if dataset.num_documents == 0:
-        raise UserError(f"{source.path}: its split {source.split} holds no documents; name another in data.validation")
-    return dataset

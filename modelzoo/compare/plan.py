@@ -4,22 +4,27 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from modelzoo.compare.arms import Arm, changed, compose_arms, fit_budget, fit_size
 from modelzoo.compare.config import CompareConfig
 from modelzoo.compare.fairness import Check, check_fairness, differences
+from modelzoo.data.modelzoo_files import h5_files
 from modelzoo.data.schema import MANIFEST, file_sha256
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig, dump_yaml
 
-RUN_CODE = ("data", "model", "optimizer", "schedule", "trainer")
-"""Folders of this package that decide what a run comes to; a change there makes runs anew."""
-PLAN_NAME, CONFIGS_NAME = "plan.json", "configs"
+RUN_CODE = (
+    "data", "model", "optimizer", "schedule", "trainer", "launch.py", "continuing.py", "run_length.py",
+)  # fmt: skip
+"""What of this package decides what a run comes to; a change there makes runs anew."""
+MEASURE_CODE = ("data", "evaluate", "model", "tokenizer.py", "compare/held_out.py")
+"""What decides the losses of the held-out text; a change there measures again."""
+PLAN_NAME, CONFIGS_NAME, HELD_OUT = "plan.json", "configs", "held_out.json"
 HASH_LENGTH = 10
 """Of the hex digits that name a run."""
 
@@ -56,7 +61,7 @@ class PlannedRun:
     def name(self) -> str:
         """Of the run's folder: that of the same run of another study, where there is one."""
         mark = self.sha256[:HASH_LENGTH]
-        there = sorted(self.folder.glob(f"*-{mark}"))
+        there = sorted(self.folder.glob(f"*-{mark}"), key=lambda path: (not (path / HELD_OUT).is_file(), path.name))
         return there[0].name if there else f"{self.named_after}-seed_{self.config.seed}-{mark}"
 
     @property
@@ -160,18 +165,20 @@ def make_plan(
 ) -> Plan:
     """Compose the arms, give them their budget, check that they compare. UserError with all that is wrong.
 
-    `seconds_per_step` by arm is what a budget of seconds is turned into updates with; None takes one second for each,
-    for a look at the plan.
+    `seconds_per_step` by arm is what a budget of seconds is turned into updates with; without it, for a look at the
+    plan, each arm has its own length.
     """
-    arms = fit_size(study, compose_arms(study))
-    arms = fit_budget(study, arms, seconds_per_step or dict.fromkeys((arm.name for arm in arms), 1.0))
-    return Plan(study, arms, check_fairness(study, arms), command)
+    arms = fit_budget(study, fit_size(study, compose_arms(study)), seconds_per_step)
+    checks = check_fairness(study, arms)
+    if study.speed is not None:
+        timed_arms(study)  # its overrides may be wrong, which should not show when all is trained
+    return Plan(study, arms, checks, command)
 
 
 def timed_arms(study: CompareConfig) -> dict[str, RunConfig]:
     """The arms as they are timed, with `speed.overrides`."""
     arms = fit_size(study, compose_arms(study, study.speed.overrides if study.speed is not None else ()))
-    return {arm.name: arm.config for arm in fit_budget(study, arms, dict.fromkeys(study.used_arms, 1.0))}
+    return {arm.name: arm.config for arm in fit_budget(study, arms)}
 
 
 def _arm_json(study: CompareConfig, arm: Arm, arms: Mapping[str, Arm], lr: float) -> dict[str, Any]:
@@ -200,23 +207,41 @@ def _arm_json(study: CompareConfig, arm: Arm, arms: Mapping[str, Arm], lr: float
 
 
 def data_sha256(config: RunConfig) -> list[str]:
-    """Of each source's manifest, or `absent`."""
-    paths = [Path(source.path, MANIFEST) for source in config.data.used_sources()]
-    return [file_sha256(path) if path.is_file() else "absent" for path in paths]
+    """Of each source's manifest, or of what ModelZoo's files look like from outside; and of a named tokenizer."""
+    found = []
+    for source in config.data.used_sources():
+        manifest = Path(source.path, MANIFEST)
+        found += [file_sha256(manifest)] if manifest.is_file() else _stamps(h5_files(Path(source.path)))
+    named = Path(config.data.tokenizer) if config.data.tokenizer else None
+    return found + [file_sha256(path) for path in _files(named) if path.suffix in (".json", ".bpe")]
 
 
 def base_sha256(config: RunConfig) -> list[str]:
-    """Of what describes the weights that a run continues from: names, shapes and hashes, without the weights."""
+    """Of the weights that a run continues from: hashes of what describes them, sizes and times of the rest."""
     base = Path(config.continue_from) if config.continue_from else None
-    return [file_sha256(path) for path in sorted(base.rglob("*.json"))] if base is not None and base.is_dir() else []
+    files = _files(base)
+    small = [file_sha256(path) for path in files if path.suffix == ".json"]
+    return small + _stamps(path for path in files if path.suffix in (".safetensors", ".bin"))
 
 
-def code_sha256() -> str:
-    """Of the code that trains."""
+def _files(path: Path | None) -> list[Path]:
+    if path is None or not path.exists():
+        return []
+    return [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+
+
+def _stamps(paths: Iterable[Path]) -> list[str]:
+    return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+
+
+@cache
+def code_sha256(parts: tuple[str, ...] = RUN_CODE) -> str:
+    """Of files of this package, and of all in its folders."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for folder in RUN_CODE for path in (package / folder).rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    for part in parts:
+        for path in [package / part] if part.endswith(".py") else sorted((package / part).rglob("*.py")):
+            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

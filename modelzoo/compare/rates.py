@@ -24,6 +24,8 @@ def choose_rates(runs: Sequence[PlannedRun], held_out: Mapping[str, Mapping[str,
 
 
 def bits_per_byte(found: Mapping[str, Any]) -> float:
-    """Of a run, each set with the same weight."""
+    """Of a run, each set with the same weight; infinite where it has diverged."""
+    if found.get("diverged"):
+        return math.inf
     sets = found["sets"].values()
     return sum(sum(one["loss_sums"]) / math.log(2) / sum(one["num_bytes"]) for one in sets) / len(sets)

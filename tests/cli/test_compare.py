@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from modelzoo.base_config import UserError
-from modelzoo.cli import compare, compare_job, compare_runs
+from modelzoo.cli import compare, compare_job, compare_runs, train
 from modelzoo.cli.check import study_notes
 from tests.compare.studies import small_study
 
@@ -90,6 +90,37 @@ def test_each_arm_has_the_best_rate_of_the_grid(dataset, tmp_path, children):
     assert set(report["sweep"]) == {"gptj", "neox"}
 
 
+def test_a_run_whose_numbers_go_wrong_is_an_outcome(dataset, tmp_path, children, monkeypatch):
+    trains = train.run
+
+    def goes_wrong(name, overrides):
+        if "neox-seed_1" in name:
+            raise train.TrainingFailed("step 3: the loss is nan")
+        return trains(name, overrides)
+
+    monkeypatch.setattr(train, "run", goes_wrong)
+    study = small_study(dataset, tmp_path)
+    compare.run(study, "modelzoo compare small")
+    (path,) = (tmp_path / "compare" / "runs").glob("neox-seed_1-*/held_out.json")
+    found = json.loads(path.read_text())
+    assert (found["diverged"], found["sets"]) == ("step 3: the loss is nan", {})
+    compare.run(study, "modelzoo compare small")
+    assert len(children) == 4  # and is not tried again
+
+
+def test_a_rate_at_which_a_run_goes_wrong_is_not_taken(dataset, tmp_path, children, monkeypatch):
+    trains = train.run
+
+    def goes_wrong(name, overrides):
+        if "optimizer:\n  lr: 0.003" in Path(name).read_text() and "seed_1000" in name:
+            raise train.TrainingFailed("step 3: the loss is nan")
+        return trains(name, overrides)
+
+    monkeypatch.setattr(train, "run", goes_wrong)
+    report = compare.run(small_study(dataset, tmp_path, lr_grid=[1e-5, 3e-3], seeds=[0]), "modelzoo compare small")
+    assert {arm["lr"] for arm in report["arms"]} == {1e-5}
+
+
 def test_a_failed_run_is_named_with_the_end_of_its_log(dataset, tmp_path, children):
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
@@ -132,7 +163,7 @@ def test_the_command_line_with_processes_of_its_own_and_a_launcher_of_hydras(dat
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    for name, options in (("by_hydra", ["--launcher", "basic"]), ("side by side", ["--parallel", "2"])):
+    for name, options in (("by = 'hydra', 1", ["--launcher", "basic"]), ("side by side", ["--parallel", "2"])):
         folder = tmp_path / name
         folder.mkdir()
         path = folder / "study.yaml"

@@ -103,3 +103,22 @@ def test_an_epoch_is_no_budget_and_bytes_need_their_text(dataset, tmp_path):
     absent = [*study.overrides, "data.train.path=nowhere"]
     with pytest.raises(UserError, match=r"needs data\.train to be one dataset of plain text"):
         arms_of(small_study(dataset, tmp_path, overrides=absent, budget={"unit": "bytes", "amount": 1e5}))
+
+
+def test_overrides_that_would_be_ignored_are_refused(dataset, tmp_path):
+    study = small_study(dataset, tmp_path)
+    with pytest.raises(UserError, match=r"overrides: seed=3: is decided by the study's seeds"):
+        compose_arms(small_study(dataset, tmp_path, overrides=[*study.overrides, "seed=3"]))
+    arms = {"a": {"config": "gptj_tiny"}, "b": {"config": "gptj_tiny", "overrides": ["trainer.max_steps=3", "name=x"]}}
+    with pytest.raises(UserError) as error:
+        compose_arms(small_study(dataset, tmp_path, arms=arms))
+    assert "arms.b.overrides: trainer.max_steps=3: the length of every run comes from the study's budget" in str(error)
+    assert "arms.b.overrides: name=x: is decided by the study's name" in str(error.value)
+
+
+def test_a_batch_in_bytes_stays_a_multiple_of_what_it_is_made_of(dataset, tmp_path):
+    common = [*small_study(dataset, tmp_path).overrides, "trainer.micro_batch_size=4"]
+    study = small_study(dataset, tmp_path, batch="bytes", overrides=common)
+    base, other = fit_size(study, compose_arms(study))
+    _, fine = fit_budget(study, [base, dataclasses.replace(other, bytes_per_token=0.75 * base.bytes_per_token)], {})
+    assert fine.config.trainer.global_batch_size == 12  # 10 or 11 would be nearer

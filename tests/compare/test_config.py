@@ -16,7 +16,17 @@ TWO = {"a": {"config": "gptj_tiny"}, "b": {"builds_on": "a"}}
         ({"arms": {"a": {"config": "x", "builds_on": "b"}, "b": {"config": "x"}}}, "and not both"),
         ({"arms": {**TWO, "c": {"builds_on": "d"}}}, "must be another arm; there are: a, b"),
         ({"arms": {"a": {"builds_on": "b"}, "b": {"builds_on": "a"}}}, "comes back to this arm"),
-        ({"arms": {**TWO, "c d": {"config": "x"}}}, "letters, digits"),
+        ({"arms": {**TWO, "c d": {"config": "x"}}}, "at most 80 letters, digits"),
+        ({"name": "runs"}, "is the name of the folder of all runs"),
+        ({"arms": {**TWO, "c" * 81: {"config": "x"}}}, "at most 80 letters"),
+        (
+            {"arms": {**TWO, "c": {"config": "x", "against": "d"}, "d": {"config": "x", "against": "c"}}},
+            "leads round in a circle, and never to the baseline a",
+        ),
+        (
+            {"arms": {**TWO, "c": {"config": "x", "seed_offset": 1000}}, "lr_grid": [1e-3, 1e-4]},
+            "would be chosen on a run that is compared: use 2002",
+        ),
         ({"baseline": "c"}, "is not an arm; there are: a, b"),
         ({"seeds": [0, 0]}, "names a seed twice"),
         ({"lr_grid": [1e-3]}, "needs two rates or more"),

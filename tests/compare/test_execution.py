@@ -5,8 +5,8 @@ import json
 import pytest
 
 from modelzoo.compare.config import TasksConfig
-from modelzoo.compare.execution import HELD_OUT, execute, is_finished
-from modelzoo.compare.plan import make_plan
+from modelzoo.compare.execution import execute, is_finished
+from modelzoo.compare.plan import HELD_OUT, MEASURE_CODE, code_sha256, make_plan
 from tests.compare.studies import small_study
 
 
@@ -22,7 +22,8 @@ class Worker:
             return None
         if self.code == 0:
             self.run.dir.mkdir(parents=True, exist_ok=True)
-            content = {"schema": 1, "step": 12, "max_bytes": 1_000_000, "sets": {}}
+            content = {"schema": 1, "step": 12, "max_bytes": 1_000_000, "code_sha256": code_sha256(MEASURE_CODE)}
+            content |= {"diverged": "for a test", "sets": {}}
             (self.run.dir / HELD_OUT).write_text(json.dumps(content))
         return self.code
 
@@ -56,6 +57,9 @@ def test_every_run_once_and_none_again(plan):
     assert carry_out(plan, runs)[1] == []
     fewer = plan.study.held_out.model_copy(update={"max_bytes": 10})
     assert not is_finished(runs[0], plan.study.model_copy(update={"held_out": fewer}))
+    held_out = runs[1].dir / HELD_OUT
+    held_out.write_text(held_out.read_text().replace(code_sha256(MEASURE_CODE), "0" * 64))
+    assert not is_finished(runs[1], plan.study)  # other code measured it
     assert not is_finished(runs[0], plan.study.model_copy(update={"tasks": TasksConfig(names=("lambada",))}))
 
 

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from modelzoo.base_config import UserError
-from modelzoo.compare.plan import make_plan
+from modelzoo.compare.plan import base_sha256, make_plan
+from modelzoo.run_config import load_run_config
 from tests.compare.studies import small_study
 from tests.runs import write_dataset
 
@@ -54,6 +55,50 @@ def test_a_pattern_allows_what_the_study_is_about_and_nothing_else(dataset, tmp_
     plan = plan_of(small_study(dataset, tmp_path, arms=arms, may_differ=["optimizer.*"]))
     rates = next(check for check in plan.checks if check.check == "learning rates")
     assert not rates.held
+
+
+@pytest.mark.parametrize(
+    ("override", "pattern", "check"),
+    [
+        ("trainer.global_batch_size=16", "trainer.global_batch_size", "same global batch in tokens"),
+        ("trainer.global_batch_size=16", "trainer.global_batch_size", "same documents in the same order"),
+        ("data.seq_len=12", "data.seq_len", "same documents in the same order"),
+        ("data.shuffle=false", "data.*", "same documents in the same order"),
+        ("data.isolate_documents=true", "data.*", "same documents in the same order"),
+        ("trainer.skip_batches=[[1,2]]", "trainer.*", "same documents in the same order"),
+        ("data.train.packing=best_fit", "data.train.*", "same documents in the same order"),
+        ("schedule.warmup_steps=0", "schedule.*", "same schedule in relative terms"),
+        ("optimizer.lr=1e-4", "optimizer.*", "learning rates"),
+    ],
+)
+def test_what_the_study_is_about_is_not_said_to_be_the_same(override, pattern, check, dataset, tmp_path):
+    arms = {"a": {"config": "gptj_tiny"}, "b": {"builds_on": "a", "overrides": [override]}}
+    plan = plan_of(small_study(dataset, tmp_path, arms=arms, may_differ=[pattern]))
+    assert not next(each for each in plan.checks if each.check == check).held
+
+
+def test_a_mixture_and_packing_of_other_tokenizers_are_refused(dataset, tmp_path):
+    other = other_text(dataset, tmp_path, lambda manifest: None)
+    common = [*small_study(dataset, tmp_path).overrides, "data.shuffle=false", "data.train.packing=best_fit"]
+    arms = {"a": {"config": "gptj_tiny"}, "b": {"builds_on": "a", "overrides": other}}
+    with pytest.raises(UserError, match="best_fit orders documents by their tokens"):
+        plan_of(small_study(dataset, tmp_path, arms=arms, overrides=common, may_differ=["data.*"]))
+
+
+def test_what_would_fail_after_the_training_fails_before(dataset, tmp_path):
+    study = small_study(dataset, tmp_path)
+    with pytest.raises(UserError, match="hidden_size"):
+        plan_of(small_study(dataset, tmp_path, speed={"overrides": ["model.hiden_size=3"]}))
+    for more, message in (
+        ("~callbacks.checkpoint", "has none of the kind checkpoint"),
+        (
+            "+callbacks.stop={kind: early_stop, metric: validation_loss, patience: 2}",
+            "early_stop would end a run before its budget",
+        ),
+    ):
+        kept = [o for o in study.overrides if "checkpoint" not in o or more.startswith("+")]
+        with pytest.raises(UserError, match=message):
+            plan_of(small_study(dataset, tmp_path, overrides=[*kept, more]))
 
 
 def test_models_of_other_sizes_are_refused_with_their_numbers(dataset, tmp_path):
@@ -140,6 +185,16 @@ def test_few_seeds_and_seeds_apart_are_said(dataset, tmp_path):
     assert "not paired: moved in b by 100" in apart.detail
 
 
+def test_the_weights_of_a_base_are_in_the_hash(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    config = load_run_config("gptj_tiny", [f"continue_from={tmp_path}"])
+    before = base_sha256(config)
+    weights.write_bytes(b"another")
+    assert base_sha256(config) != before
+
+
 def test_the_hash_of_a_run_follows_config_data_and_code(dataset, tmp_path, monkeypatch):
     study = small_study(dataset, tmp_path)
     first = plan_of(study).runs({})
@@ -156,5 +211,5 @@ def test_the_hash_of_a_run_follows_config_data_and_code(dataset, tmp_path, monke
     before = plan_of(small_study(dataset, tmp_path, overrides=paths)).runs({})[0].sha256
     (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")
     assert plan_of(small_study(dataset, tmp_path, overrides=paths)).runs({})[0].sha256 != before
-    monkeypatch.setattr("modelzoo.compare.plan.code_sha256", lambda: "other code")
+    monkeypatch.setattr("modelzoo.compare.plan.code_sha256", lambda parts=(): "other code")
     assert plan_of(study).runs({})[0].sha256 != first[0].sha256
