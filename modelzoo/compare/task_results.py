@@ -33,9 +33,9 @@ def task_results(
     results = []
     for task, metric in dict.fromkeys(key for values in by_run.values() for key in values):
         values: dict[str, dict[int, float]] = {}
-        for (arm, seed), own in by_run.items():
-            if (task, metric) in own:
-                values.setdefault(arm, {})[seed] = own[task, metric]
+        for (name, seed), found_here in by_run.items():
+            if (task, metric) in found_here:
+                values.setdefault(name, {})[seed] = found_here[task, metric]
         differences = {}
         for arm in arms:
             own, theirs = values.get(arm["name"], {}), values.get(arm["against"] or "", {})
@@ -45,6 +45,6 @@ def task_results(
                     "against": arm["against"], "difference": float(np.mean(pairs)),
                     "interval": None if interval is None else list(interval),
                 }  # fmt: skip
-        means = {arm: {"mean": float(np.mean(list(of.values()))), "by_seed": of} for arm, of in values.items()}
+        means = {name: {"mean": float(np.mean(list(of.values()))), "by_seed": of} for name, of in values.items()}
         results.append({"task": task, "metric": metric, "arms": means, "differences": differences})
     return results
