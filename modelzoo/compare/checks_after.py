@@ -12,12 +12,31 @@ Check = dict[str, Any]
 """`check`, `held` (true, false, or null where it cannot be known), `detail`."""
 
 
-def checks_after(plan: Mapping[str, Any], runs: Sequence[RunResult]) -> list[Check]:
-    """Of runs that have ended."""
+def checks_after(plan: Mapping[str, Any], begun: Sequence[RunResult]) -> list[Check]:
+    """Of the runs that have begun; all checks but the first are of those that have ended."""
+    found, runs = [all_ended(plan, begun)], [run for run in begun if run.held_out is not None]
     if not runs:
-        return []
-    found = [same_batches(runs), tokens_seen(plan, runs), same_documents(runs), same_machine(runs)]
+        return found
+    found += [same_batches(runs), tokens_seen(plan, runs), same_documents(runs), same_machine(runs)]
     return found + [check for arm in plan["arms"] for check in same_computation(plan, arm, runs)]
+
+
+def all_ended(plan: Mapping[str, Any], begun: Sequence[RunResult]) -> Check:
+    """That no outcome is of the runs that were left: those that diverge are no random ones."""
+    planned = [(run["arm"], run["seed"]) for run in plan["runs"] if run["purpose"] == "compare"]
+    known = {(run.arm, run.seed): run for run in begun}
+    short: dict[str, dict[str, list[int]]] = {}
+    for arm, seed in planned:
+        run = known.get((arm, seed))
+        if run is None or run.held_out is None:
+            what = "not begun" if run is None else "diverged" if run.diverged else "not ended"
+            short.setdefault(what, {}).setdefault(arm, []).append(seed)
+    detail = "; ".join(
+        f"{what}: "
+        + ", ".join(f"{arm} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})" for arm, seeds in arms.items())
+        for what, arms in short.items()
+    )
+    return _check("every planned run ended", not short, detail or f"all {len(planned)}")
 
 
 def same_computation(plan: Mapping[str, Any], arm: Mapping[str, Any], runs: Sequence[RunResult]) -> Iterator[Check]:

@@ -151,7 +151,7 @@ def seed_tables(report: Mapping[str, Any]) -> str:
                 *(shown if wide else [" · ".join(shown)]),
                 Html(_split(effect["seeds_better"], len(effect["seeds"]), effect["seeds_sign_test"])),
                 Html(_split(effect["documents_better"], effect["documents"], effect["documents_sign_test"])),
-                Html(_parting(effect["parting"])),
+                Html(_parting(effect["parting"])) if effect["seeds"] else "–",
             ]
         )
     levels = [Column("bits per byte"), *own, Column("mean", number=True)]
@@ -161,8 +161,10 @@ def seed_tables(report: Mapping[str, Any]) -> str:
         shown = [number(of_seed.get(seed), "{:.4f}") for seed in seeds]
         mean = number(arm["bits_per_byte"].get(report["primary"]), "{:.4f}")
         values.append([arm["name"], *(shown if wide else [" · ".join(shown)]), mean])
+    most = max(len(effect["seeds"]) for effect in effects)
+    agree = f"{most} seeds that all agree give" if most > 1 else "One seed gives"
     lead = (
-        f"Runs are compared in pairs, seed by seed. {len(seeds)} seeds that all agree give the sign test p = "
+        f"Runs are compared in pairs, seed by seed. {agree} the sign test p = "
         f"{probability(report['smallest_p'])}; it cannot be smaller. The documents' test is of these very runs: it "
         "knows nothing of other seeds. Where a pair's training losses part, and how far at that record, shows whether "
         "the arms compute the same function before any training has told them apart."
@@ -182,6 +184,8 @@ def _parting(pairs: Sequence[Mapping[str, Any] | None]) -> str:
 
 
 def _split(better: int, total: int, p: float | None) -> str:
+    if not total:
+        return "–"
     tested = "" if p is None else f"<small>p {text(probability(p) if p < 0.001 else f'= {p:.3f}')}</small>"
     return f"<span>{better:,} of {total:,}{tested}</span>"
 
@@ -256,9 +260,11 @@ def reproduce(report: Mapping[str, Any]) -> str:
         shown["updates of all runs"] = duration(runs)
     commands = "".join(f'<code class="command">{text(command)}</code>' for command in report["commands"])
     parts = [facts(shown), f"<p>The same again; runs that are there already are not made again:</p>{commands}"]
-    if own := {arm["name"]: arm["command"] for arm in report["arms"] if arm.get("command")}:
-        lines = "".join(f'<p>{text(name)}</p><code class="command">{text(line)}</code>' for name, line in own.items())
-        parts.append(details("Each arm by itself", lines))
+    lines = "".join(
+        f'<p>{text(arm["name"])}</p><code class="command">{text(arm["command"])}</code>' for arm in report["arms"]
+    )
+    note = "<p>The first run of each arm with its config as the study made it: its length, seed and learning rate.</p>"
+    parts.append(details("Each arm by itself", note + lines))
     dirs = [[arm["name"], str(seed["seed"]), seed["dir"]] for arm in report["arms"] for seed in arm["seeds"]]
     if dirs:
         runs_table = table("Runs", [Column("arm"), Column("seed"), Column("folder", wide=True)], dirs)

@@ -7,11 +7,12 @@ of what was reached leaves one at the place where it enters the next, whatever t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelzoo.compare.run_results import DIVERGED
 from modelzoo.report.charts import IntervalScale
 from modelzoo.report.numbers import decimals, percent, percent_interval, ticks
 from modelzoo.report.page import text
 
-TONES = {"better": "good", "faster": "good", "worse": "bad", "slower": "bad"}
+TONES = {"better": "good", "faster": "good", "worse": "bad", "slower": "bad", DIVERGED: "bad"}
 
 
 def chain(arms: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -31,7 +32,8 @@ def effect_chart(report: Mapping[str, Any]) -> str:
     """All comparisons of the primary domain. Where arms build on one another they stand in order, the rest apart."""
     arms = {arm["name"]: arm for arm in report["arms"]}
     effects = {e["arm"]: e for e in report["effects"] if e["domain"] == report["primary"]}
-    scale = IntervalScale([e["relative"] for e in effects.values()], [e["interval"] for e in effects.values()])
+    known = [e for e in effects.values() if e["relative"] is not None]
+    scale = IntervalScale([e["relative"] for e in known], [e["interval"] for e in known])
     main = chain(report["arms"])
     if len(main) < 3:  # no ladder: all against one
         rows = [_row(arms[name], effect, scale) for name, effect in effects.items()]
@@ -100,10 +102,12 @@ def _row(
     else:
         color, interval = tone(effect["verdict"]), percent_interval(effect["interval"])
         pill = f'<span class="pill {color}">{text(effect["verdict"])}</span>'
+        left = effect["relative"] is not None  # some pair that has not diverged
+        change = percent(effect["relative"]) if left else "–"
         cells = [
-            f'<td role="cell" class="number" data-name="change"><span>{text(percent(effect["relative"]))}'
-            f"<small>{text(interval)}</small></span></td>",
-            f'<td role="cell" class="fill">{_mark(effect, scale, color)}</td>',
+            f'<td role="cell" class="number" data-name="change"><span>{text(change)}'
+            f"<small>{text(interval) if left else ''}</small></span></td>",
+            f'<td role="cell" class="fill">{_mark(effect, scale, color) if left else _zero(scale)}</td>',
             f'<td role="cell" class="told" data-name="verdict">{pill}</td>',
         ]
     shown = "–" if level is None else f"{level:.4f}"

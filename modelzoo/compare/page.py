@@ -21,6 +21,7 @@ from modelzoo.compare.evidence import (
     tasks,
 )
 from modelzoo.compare.ladder import chain, effect_chart
+from modelzoo.compare.run_results import DIVERGED
 from modelzoo.report.charts import IntervalScale, shortened
 from modelzoo.report.numbers import count, percent, percent_interval
 from modelzoo.report.page import absent, details, page, section, text
@@ -80,6 +81,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sign(verdicts: Sequence[str]) -> tuple[str, str]:
+    if DIVERGED in verdicts:
+        return "bad", "!"
     if len(verdicts) == 1 and verdicts[0] in ("better", "worse"):
         return ("good", "✓") if verdicts[0] == "better" else ("bad", "✕")
     if not verdicts or "one seed" in verdicts:
@@ -96,7 +99,11 @@ def _tiles(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if len(effects) == 1:
         (only,) = effects
         training = (report["speed"] or {}).get(only["arm"], {}).get("training")
-        yield f"{only['arm']} against {only['against']}", percent(only["relative"]), percent_interval(only["interval"])
+        pair = f"{only['arm']} against {only['against']}"
+        if only["verdict"] == DIVERGED:
+            yield pair, DIVERGED, "no verdict"
+        else:
+            yield pair, percent(only["relative"]), percent_interval(only["interval"])
         if training and training["ratio"] is not None:
             interval = training["interval"] and [end - 1 for end in training["interval"]]
             yield "tokens/s in training", percent(training["ratio"] - 1), percent_interval(interval)

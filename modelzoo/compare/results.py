@@ -9,13 +9,16 @@
     domains       names
     primary       the domain that verdicts are of: the only one, or the mean of all, each counting the same
     arms          a list: what the plan says of each, and bits_per_byte (domain -> mean over seeds), tokens_per_byte
-                  (domain -> on the held-out text), from_baseline (relative, of the primary domain), seeds (a list:
-                  seed, dir, bits_per_byte), seconds of the updates, tokens_per_second, peak_memory_bytes,
-                  missing_seeds
+                  (domain -> on the held-out text), from_baseline (relative, of the primary domain; null where a run of
+                  either has diverged), seeds (a list: seed, dir, bits_per_byte), seconds of the updates,
+                  tokens_per_second, peak_memory_bytes, missing_seeds, diverged_seeds (those of them that diverged),
+                  command (of its first run by itself)
     effects       a list, by comparison and domain: arm, against, domain, before, after (bits per byte, means over the
                   seeds that both have), difference, relative, interval, interval_seeds, interval_text (of relative),
                   seeds, by_seed, seeds_better, seeds_sign_test, documents, documents_better, documents_sign_test,
-                  verdict, parting (by seed: step, before, after: the first training losses that differ; or null)
+                  verdict, parting (by seed: step, before, after: the first training losses that differ; or null).
+                  Where a run of either arm has diverged, the verdict is "diverged" and interval is null: the seeds that
+                  are left are no sample of the arms. With no seed left, before to relative are null too
     speed         arm -> training, generation (each null, or per_second: tokens, ratio against the arm that it is
                   compared with, interval, verdict), peak_memory_bytes, all_reduces; or null
     speed_of      of these timings: device, name, threads, precision, torch, rounds, quiet (false: other processes were
@@ -26,13 +29,15 @@
     sweep         arm -> points ([learning rate, bits per byte]), chosen, at_edge
     curves        arm -> domain -> a list: tokens, bytes, flops, seconds, mean, low, high (over seeds), from_baseline
                   (of the means, at the same tokens)
-    baseline, seeds, smallest_p (of the sign test over so many seeds), budget, versions, machine, commands
+    baseline, seeds (planned), smallest_p (of the sign test over the most seeds that a comparison has), budget,
+    versions, machine, commands
     missing       a list of sentences
 What is null could not be measured. The page is drawn from the same object and shows nothing else.
 """
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,7 +57,7 @@ from modelzoo.compare.effects import (
     shared_confidence,
     smallest_p,
 )
-from modelzoo.compare.run_results import PLAN, SPEED, RunResult, read_json, read_runs
+from modelzoo.compare.run_results import AGAIN, DIVERGED, PLAN, SPEED, RunResult, read_json, read_runs
 from modelzoo.compare.speed_ratios import speed_ratios, tokens_per_second
 from modelzoo.compare.task_results import task_results
 from modelzoo.files import write_text
@@ -61,6 +66,8 @@ from modelzoo.report.statistics import CONFIDENCE, FEWEST_BLOCKS
 
 Json = dict[str, Any]
 JSON_NAME, PAGE_NAME = "report.json", "report.html"
+CONFIGS = "configs"
+"""Folder of a study with the YAML of each run."""
 SPEEDS = ("training", "generation")
 SPEED_OF = ("device", "name", "threads", "precision", "torch", "rounds", "quiet")
 
@@ -93,11 +100,11 @@ def collect(study_dir: Path) -> Json:
     comparisons = sum(arm["against"] is not None for arm in plan["arms"])
     confidence = study.get("confidence", CONFIDENCE)
     each = shared_confidence(confidence, comparisons)
-    fairness = plan["fairness"] + checks_after(plan, ended)
+    fairness = plan["fairness"] + checks_after(plan, begun)
     one_machine = not any(c["held"] is False for c in fairness if c["check"].startswith("same machine"))
     timed = (study_dir / SPEED).is_file()
-    speed = read_json(study_dir / SPEED, "delete it, and run the same command again") if timed else None
-    effects = list(_effects(plan, ended, domains, primary, each))
+    speed = read_json(study_dir / SPEED, AGAIN) if timed else None
+    effects = list(_effects(plan, begun, domains, primary, each))
     missing += _not_compared(plan, effects, domains, primary)
     if not one_machine:
         missing.append("The runs were not made on one machine, so their speeds and seconds are not compared.")
@@ -111,7 +118,10 @@ def collect(study_dir: Path) -> Json:
         "comparisons": comparisons,
         "domains": domains,
         "primary": primary,
-        "arms": [_arm(arm, plan, ended, primary, one_machine) for arm in plan["arms"]],
+        "arms": [
+            _arm(arm, plan, begun, primary, one_machine) | {"command": _command(study_dir, plan, arm["name"])}
+            for arm in plan["arms"]
+        ],
         "effects": effects,
         "speed": None if speed is None else _speeds(plan, speed, each),
         "speed_of": speed and {**{key: speed.get(key) for key in SPEED_OF}, "overrides": _timed_otherwise(study)},
@@ -121,7 +131,7 @@ def collect(study_dir: Path) -> Json:
         "curves": _curves(plan, ended, primary if len(domains) > 1 else None, one_machine),
         "baseline": study["baseline"],
         "seeds": study["seeds"],
-        "smallest_p": smallest_p(len(study["seeds"])),
+        "smallest_p": smallest_p(max((len(effect["seeds"]) for effect in effects), default=0)),
         "budget": study["budget"],
         "versions": plan["versions"],
         "machine": dict(ended[0].files.machine) if ended and one_machine else {},
@@ -139,8 +149,10 @@ def collect(study_dir: Path) -> Json:
 def _effects(
     plan: Json, runs: Sequence[RunResult], domains: Sequence[str], primary: str, confidence: float
 ) -> Iterator[Json]:
-    """The primary domain's first."""
-    by_arm = {arm["name"]: {run.seed: run for run in runs if run.arm == arm["name"]} for arm in plan["arms"]}
+    """The primary domain's first. `runs` are those that have begun."""
+    ended = [run for run in runs if run.held_out is not None]
+    by_arm = {arm["name"]: {run.seed: run for run in ended if run.arm == arm["name"]} for arm in plan["arms"]}
+    diverged = {run.arm for run in runs if run.diverged}
     for arm in plan["arms"]:
         other = arm["against"]
         if other is None:
@@ -152,8 +164,11 @@ def _effects(
         if len(domains) > 1 and len(shown) == len(domains):
             whole = equal_weight([a for a, _ in shown.values()]), equal_weight([b for _, b in shown.values()])
             shown = {primary: whole, **shown}
+        survivors: Json = {"interval": None, "verdict": DIVERGED} if {arm["name"], other} & diverged else {}
+        if survivors and primary not in shown:
+            yield {"arm": arm["name"], "against": other, "domain": primary, **NOTHING_LEFT, **survivors}
         for domain, (before, after) in shown.items():
-            found = asdict(effect(before, after, confidence))
+            found = asdict(effect(before, after, confidence)) | survivors
             yield {
                 "arm": arm["name"],
                 "against": other,
@@ -163,6 +178,20 @@ def _effects(
                 "parting": [_parting(a, b) for a, b in zip(theirs, own, strict=True)],
                 **found,
             }
+
+
+NOTHING_LEFT: Json = {
+    **dict.fromkeys(("before", "after", "difference", "relative", "interval_seeds", "interval_text")),
+    "seeds": [],
+    "by_seed": [],
+    "parting": [],
+    "seeds_better": 0,
+    "seeds_sign_test": None,
+    "documents": 0,
+    "documents_better": 0,
+    "documents_sign_test": None,
+}
+"""The numbers of an effect, where the diverged runs leave no pair."""
 
 
 def _parting(before: RunResult, after: RunResult) -> Json | None:
@@ -196,7 +225,7 @@ def _not_compared(plan: Json, effects: Sequence[Json], domains: Sequence[str], p
                 f"{arm['name']} is not compared with {arm['against']}: they have no seed in common with losses of the "
                 "same held-out documents."
             )
-        elif own is not None and own["interval_text"] is None:
+        elif own is not None and own["verdict"] != DIVERGED and own["interval_text"] is None:
             yield (
                 f"{arm['name']} against {arm['against']} has no interval: {own['documents']} held-out documents are "
                 f"fewer than {FEWEST_BLOCKS}."
@@ -204,8 +233,11 @@ def _not_compared(plan: Json, effects: Sequence[Json], domains: Sequence[str], p
 
 
 def _from_baseline(report: Json, arm: Json, baseline: str) -> float | None:
-    """Of the primary domain, over the seeds that both have; no interval of its own, as no comparison asks for it."""
+    """Of the primary domain, over the seeds that both have; no interval of its own, as no comparison asks for it. None
+    where a run of either has diverged."""
     base = next(other for other in report["arms"] if other["name"] == baseline)
+    if base["diverged_seeds"] or arm["diverged_seeds"]:
+        return None
     theirs, own = (
         {s["seed"]: s["bits_per_byte"].get(report["primary"], math.nan) for s in one["seeds"]} for one in (base, arm)
     )
@@ -216,8 +248,14 @@ def _from_baseline(report: Json, arm: Json, baseline: str) -> float | None:
 # ---------------------------------------------------------------------- arms
 
 
-def _arm(arm: Json, plan: Json, ended: Sequence[RunResult], primary: str, one_machine: bool) -> Json:
-    own = [run for run in ended if run.arm == arm["name"]]
+def _command(study_dir: Path, plan: Json, arm: str) -> str:
+    """That makes the first run of an arm by itself, at the study's length, seed and learning rate."""
+    name = next(run["name"] for run in plan["runs"] if (run["arm"], run["purpose"]) == (arm, "compare"))
+    return shlex.join(["modelzoo", "train", str(study_dir / CONFIGS / f"{name}.yaml")])
+
+
+def _arm(arm: Json, plan: Json, begun: Sequence[RunResult], primary: str, one_machine: bool) -> Json:
+    own = [run for run in begun if run.arm == arm["name"] and run.held_out is not None]
     seeds: list[Json] = [{"seed": run.seed, "dir": run.dir, "bits_per_byte": _bits(run, primary)} for run in own]
     times = [(float(tokens[-1]), float(seconds[-1])) for tokens, seconds in (run.seconds for run in own)]
     timed = [(tokens, seconds) for tokens, seconds in times if np.isfinite(seconds) and seconds > 0]
@@ -234,6 +272,7 @@ def _arm(arm: Json, plan: Json, ended: Sequence[RunResult], primary: str, one_ma
         "tokens_per_second": float(np.mean([t / s for t, s in timed])) if timed and one_machine else None,
         "peak_memory_bytes": max(memory, default=None),
         "missing_seeds": [s for s in plan["study"]["seeds"] if s not in [run.seed for run in own]],
+        "diverged_seeds": [run.seed for run in begun if run.arm == arm["name"] and run.diverged],
     }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,9 @@ PLAN, SPEED, HELD_OUT, TASKS = "plan.json", "speed.json", "held_out.json", "task
 ONE_SET = "text"
 """What the domain of a single validation set, which has no name, is called."""
 BITS = "validation_bits_per_byte"
+DIVERGED = "diverged"
+"""Key of a held_out.json in place of losses, with the reason; and the verdict on what such a run is compared with."""
+AGAIN = "delete it, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class RunResult:
     """By domain; None where the run has not ended, or its losses are no numbers."""
     why_not: str = ""
     """Of `held_out`."""
+    diverged: bool = False
+    """Whether that is why."""
     tasks: Mapping[str, Any] = field(default_factory=dict)
     """What lm-evaluation-harness said of it; empty where it was not asked."""
 
@@ -103,18 +109,32 @@ def read_runs(study_dir: Path, plan: Mapping[str, Any], purpose: str) -> tuple[l
     for run in plan["runs"]:
         if run["purpose"] == purpose:
             folder = _folder(study_dir, run)
-            if (folder / METRICS).is_file():
-                steps = next(arm["steps"] for arm in plan["arms"] if arm["name"] == run["arm"])
-                held_out, why_not = _held_out(folder / HELD_OUT, steps)
-                files = read_run(folder)
-                again = "delete it, and run the same command again"
-                tasks = read_json(folder / TASKS, again) if (folder / TASKS).is_file() else {}
+            steps = next(arm["steps"] for arm in plan["arms"] if arm["name"] == run["arm"])
+            held_out, why_not, diverged = _held_out(folder / HELD_OUT, steps)
+            recorded = (folder / METRICS).is_file()
+            if recorded or diverged:  # a run may diverge before its first record
+                files = read_run(folder) if recorded else RunFiles(folder, {}, [], [], [], {}, {})
+                tasks = read_json(folder / TASKS, AGAIN) if (folder / TASKS).is_file() else {}
                 results.append(
-                    RunResult(run["arm"], run["seed"], run["lr"], run["dir"], files, held_out, why_not, tasks)
+                    RunResult(run["arm"], run["seed"], run["lr"], run["dir"], files, held_out, why_not, diverged, tasks)
                 )
             else:
                 missing.append(f"{run['arm']}, seed {run['seed']}: has not begun ({run['dir']}).")
+    _check_sets(results)
     return results, missing
+
+
+def _check_sets(runs: Sequence[RunResult]) -> None:
+    """That all runs were measured on sets of the same names. UserError names one that was not."""
+    names = {run.files.path: sorted(run.held_out) for run in runs if run.held_out is not None}
+    if not names:
+        return
+    usual = list(Counter(map(tuple, names.values())).most_common(1)[0][0])
+    for path, own in names.items():
+        if own != usual:
+            raise UserError(
+                f"{path / HELD_OUT}: holds the sets {', '.join(own)}, and of other runs {', '.join(usual)}; {AGAIN}"
+            )
 
 
 def _folder(study_dir: Path, run: Mapping[str, Any]) -> Path:
@@ -123,23 +143,69 @@ def _folder(study_dir: Path, run: Mapping[str, Any]) -> Path:
     return beside if beside.is_dir() else Path(run["dir"])
 
 
-def _held_out(path: Path, steps: int) -> tuple[dict[str, HeldOut] | None, str]:
+def held_out_problem(found: Any) -> str | None:
+    """What is wrong with the content of a held_out.json; None where it is whole."""
+    if not isinstance(found, dict) or found.get("schema") != 1:
+        return "is of another version"
+    if not _is_size(found.get("step")):
+        return "`step` is no whole number"
+    sets = found.get("sets")
+    if DIVERGED in found:
+        told = isinstance(found[DIVERGED], str) and found[DIVERGED].strip()
+        return None if told and sets == {} else f"`{DIVERGED}` is no reason, or has sets beside it"
+    if not isinstance(sets, dict) or not sets:
+        return "`sets` holds no sets by name"
+    problems = ((name or ONE_SET, _set_problem(content)) for name, content in sets.items())
+    return next((f"in the set {name} {problem}" for name, problem in problems if problem), None)
+
+
+def _set_problem(content: Any) -> str | None:
+    if not isinstance(content, dict):
+        return "there is no object"
+    for key, is_valid in (("num_bytes", _is_size), ("num_tokens", _is_size), ("loss_sums", _is_loss)):
+        values = content.get(key)
+        if not isinstance(values, list) or not all(map(is_valid, values)):
+            return f"`{key}` is no list of numbers of at least 0"
+    num_bytes, sums = content["num_bytes"], content["loss_sums"]
+    if (
+        not len(num_bytes) == len(content["num_tokens"]) == len(sums)
+        or not any(num_bytes)
+        or sums.count(0) == len(sums)
+    ):
+        return "there are no bytes, tokens and loss for each document"
+    sha256 = content.get("documents_sha256")
+    return None if isinstance(sha256, str) and sha256 else "`documents_sha256` is no text"
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_loss(value: Any) -> bool:
+    """Also one that is no number, which a diverged run has."""
+    return value is None or _is_size(value) or (type(value) is float and not value < 0)
+
+
+def _held_out(path: Path, steps: int) -> tuple[dict[str, HeldOut] | None, str, bool]:
+    """Losses by domain, or None, why not, and whether that is since it has diverged."""
     if not path.is_file():
-        return None, "has not ended"
-    found = read_json(path, "delete it, and run the same command again")
+        return None, "has not ended", False
+    found = read_json(path, AGAIN)
+    if problem := held_out_problem(found):
+        raise UserError(f"{path}: {problem}; {AGAIN}")
+    if DIVERGED in found:
+        return None, f"has diverged: {' '.join(found[DIVERGED].split()).rstrip('.')}", True
     if found["step"] != steps:
-        return None, f"was measured at step {found['step']:,} of {steps:,}"
-    sets = {name or ONE_SET: _losses(path, content) for name, content in found["sets"].items()}
-    if not all(np.isfinite(held_out.loss_sums).all() for held_out in sets.values()):
-        return None, "has diverged: its losses are no numbers"
-    return sets, ""
+        return None, f"was measured at step {found['step']:,} of {steps:,}", False
+    sets = {name or ONE_SET: _losses(content) for name, content in found["sets"].items()}
+    if not all(math.isfinite(losses.bits_per_byte) for losses in sets.values()):
+        return None, "has diverged: its losses are no numbers", True
+    return sets, "", False
 
 
-def _losses(path: Path, content: Mapping[str, Any]) -> HeldOut:
+def _losses(content: Mapping[str, Any]) -> HeldOut:
     num_bytes, num_tokens, sums = (
         np.array([math.nan if value is None else value for value in content[key]], dtype=np.float64)
         for key in ("num_bytes", "num_tokens", "loss_sums")
     )
-    if not (len(num_bytes) == len(sums) == len(num_tokens) > 0 and num_bytes.sum() > 0):
-        raise UserError(f"{path}: holds no bytes and loss for each document; delete it, and run the same command again")
-    return HeldOut(num_bytes, num_tokens, sums, str(content["documents_sha256"]))
+    return HeldOut(num_bytes, num_tokens, sums, content["documents_sha256"])

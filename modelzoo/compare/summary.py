@@ -33,7 +33,10 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 
 def _line(effect: Mapping[str, Any], size: int) -> str:
     name = effect["arm"] if len(effect["arm"]) <= size else effect["arm"][: size - 1] + "…"
-    levels = f"{effect['before']:>6.4f}  {effect['after']:>6.4f}  {percent(effect['relative']):>7}"
+    if effect["relative"] is None:
+        levels = f"{'–':>6}  {'–':>6}  {'–':>7}"
+    else:
+        levels = f"{effect['before']:>6.4f}  {effect['after']:>6.4f}  {percent(effect['relative']):>7}"
     verdict = SHORT.get(effect["verdict"], effect["verdict"])
     return f"{name:<{size}}  {levels}  {percent_interval(effect['interval']):<18}  {verdict}"
 

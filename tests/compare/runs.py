@@ -16,6 +16,7 @@ SEEDS = (0, 1, 2)
 STEPS, TOKENS_PER_STEP, BYTES_PER_TOKEN = 480, 2048, 3.42
 MACHINE = {"device": "cpu", "name": "a processor of 2 cores", "threads": 2, "ranks": 1, "precision": "fp32",
            "system": "Linux", "python": "3.11.7", "torch": "2.13.0"}  # fmt: skip
+DIVERGENCE = "step 193: the loss is nan."
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Study:
     lr_grid: Sequence[float] | None = None
     missing: Sequence[tuple[str, int]] = ()
     """(arm, seed) of runs that never ended."""
+    diverged: Sequence[tuple[str, int]] = ()
+    """(arm, seed) of runs whose training ended with an error."""
     machines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By arm, what is other on its machine."""
     speed: bool = True
@@ -131,7 +134,8 @@ class Study:
 
     def _write_run(self, folder: Path, run: Mapping[str, Any]) -> None:
         arm = next(arm for arm in self.arms if arm.name == run["arm"])
-        ended = (arm.name, run["seed"]) not in self.missing
+        diverged = (arm.name, run["seed"]) in self.diverged
+        ended = (arm.name, run["seed"]) not in self.missing and not diverged
         folder.mkdir(parents=True)
         train = {"kind": "dataset", "path": "data/stdlib" if arm.bytes_per_token == BYTES_PER_TOKEN else "data/neox"}
         config = {"name": run["name"], "seed": run["seed"], "data": {"train": train, "seq_len": 256},
@@ -145,6 +149,9 @@ class Study:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         if ended:
             (folder / "held_out.json").write_text(json.dumps(self._held_out(arm, run["seed"], level)))
+        if diverged:
+            found = {"schema": 1, "step": 192, "max_bytes": 10**6, "diverged": DIVERGENCE, "sets": {}}
+            (folder / "held_out.json").write_text(json.dumps(found))
 
     def _metrics(self, arm: Arm, seed: int, level: float, part: float, data: str) -> list[dict[str, Any]]:
         draw, lines = np.random.default_rng([seed, 7, crc32(arm.name.encode())]), []

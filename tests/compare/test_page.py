@@ -1,6 +1,8 @@
 """The page of a study: nothing in it becomes markup, and all that was measured is there."""
 
 import json
+import shlex
+from html import escape
 
 import pytest
 
@@ -105,6 +107,31 @@ def test_what_is_not_there_is_said(tmp_path):
     html = html_of(folder)
     assert "No validation was measured" in html
     Outline(html)
+
+
+def test_a_diverged_arm_is_called_out(tmp_path):
+    study = Study(arms=LADDER[:3], documents=10, diverged=[("half_rotary", seed) for seed in (0, 1, 2)])
+    html = html_of(study.write(tmp_path / "ladder"))
+    Outline(html)
+    assert '<div class="answer bad"><span class="mark" aria-hidden="true">!</span>' in html
+    assert '<span class="pill bad">diverged</span>' in html
+    assert "half_rotary has diverged from 3 of 3 seeds" in html
+    assert "Does not hold: every planned run ended." in html
+    html = html_of(Study(diverged=[("gpt_neox", 1)]).write(tmp_path / "two"))
+    Outline(html)
+    assert "<dt>gpt_neox against gptj</dt><dd>diverged<small>no verdict</small></dd>" in html
+    assert "2 seeds that all agree give the sign test p = 0.500" in html
+    assert 'class="pill good"' not in html[html.index('id="effects"') : html.index('id="arms"')]
+
+
+def test_the_commands_of_single_runs_can_be_typed(tmp_path):
+    folder = Study(name="it's $HOME").write(tmp_path)
+    report = write_report(folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    for arm in report["arms"]:
+        first = next(run["name"] for run in plan["runs"] if run["arm"] == arm["name"])
+        assert shlex.split(arm["command"]) == ["modelzoo", "train", str(folder / "configs" / f"{first}.yaml")]
+        assert escape(arm["command"]) in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_how_the_arms_were_timed_is_said(tmp_path):
