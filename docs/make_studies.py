@@ -32,7 +32,8 @@ def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
         rest = ["", "", "", ""]
         if effect is not None:
             interval = percent_interval(effect["interval"])
-            rest = [effect["against"], percent(effect["relative"]), interval, effect["verdict"]]
+            change = "–" if effect["relative"] is None else percent(effect["relative"])
+            rest = [effect["against"], change, interval, effect["verdict"]]
         yield f"| {arm['name']} | {bits} | {' | '.join(rest)} |"
     yield from _speeds(report)
     machine = report["machine"]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from modelzoo.compare.config import CompareConfig, HeldOutConfig, TasksConfig
 from modelzoo.compare.plan import HELD_OUT, MEASURE_CODE, PlannedRun, code_sha256
+from modelzoo.compare.run_results import held_out_problem
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4096
@@ -44,7 +45,8 @@ def read_held_out(run_dir: Path, held_out: HeldOutConfig) -> dict[str, Any] | No
     """What was measured of a run with these settings and this code; None where it was not, or is damaged."""
     found = _read(run_dir / HELD_OUT)
     known = {"max_bytes": held_out.max_bytes, "code_sha256": code_sha256(MEASURE_CODE)}
-    return found if found and all(found.get(key) == value for key, value in known.items()) else None
+    same = all(found.get(key) == value for key, value in known.items())
+    return found if same and held_out_problem(found) is None else None
 
 
 def read_tasks(run_dir: Path, tasks: TasksConfig) -> dict[str, Any] | None:
