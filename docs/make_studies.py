@@ -19,7 +19,7 @@ this little training, and their intervals say how surely.
 def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
     """A study's section."""
     yield f"\n## {report['name']}\n{report['description']}\n"
-    yield f"```\nmodelzoo compare compare/{report['name']}\n```"
+    yield f"```\n{report['commands'][0]}\n```"
     yield f"**{report['answer']['headline']}** {' '.join(report['answer']['sentences'])}\n"
     domains = [report["primary"], *(d for d in report["domains"] if d != report["primary"])]
     bits = " | ".join(f"bits/byte, {name}" for name in domains)
@@ -37,7 +37,9 @@ def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {arm['name']} | {bits} | {' | '.join(rest)} |"
     yield from _speeds(report)
     machine = report["machine"]
-    yield f"\n{machine.get('name', '')}, {machine.get('threads', '?')} threads, torch {report['versions']['torch']}."
+    threads = [f"runs on {machine.get('threads', '?')} thread(s)"]
+    threads += [f"timings on {report['speed_of']['threads']}"] if report["speed"] else []
+    yield f"\n{machine.get('name', '')}, {', '.join(threads)}, torch {report['versions']['torch']}."
 
 
 def _speeds(report: Mapping[str, Any]) -> Iterator[str]:

@@ -202,7 +202,6 @@ def _arm_json(study: CompareConfig, arm: Arm, arms: Mapping[str, Arm], lr: float
         "tokens": arm.tokens,
         "bytes": arm.num_bytes,
         "flops": arm.flops,
-        "command": f"modelzoo train {arm.source} {' '.join(arm.overrides)}".rstrip(),
     }
 
 
