@@ -1,8 +1,10 @@
 """How often ranks that share a layer have to sum: counted in two processes, not derived."""
 
 import json
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,14 +54,27 @@ def _count(rank: int, models: Mapping[str, str], folder: str) -> None:
         share_layers(model, init_device_mesh("cpu", (NUM_RANKS,)))
         x = torch.randn(2, config.max_seq_len, config.hidden_size, requires_grad=True)
         position = config.position.table(torch.arange(config.max_seq_len), config.head_dim)
-        with profile() as forward:
+        with _silent(), profile() as forward:
             y = model.blocks[0](x, position)
-        with profile() as backward:
+        with _silent(), profile() as backward:
             y.sum().backward()
         counts[name] = {"forward": _sums(forward), "backward": _sums(backward)}
     if rank == 0:
         (Path(folder) / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
     distributed.destroy_process_group()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what the profiler's library writes to standard error, whatever its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _sums(profiled: profile) -> int:
