@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from modelzoo.base_fit import model_of, no_base, no_tokenizer, require_model, re
 from modelzoo.convert.adapters import holds_adapters, read_weights
 from modelzoo.convert.importing import import_model
 from modelzoo.convert.source import config_of, find_source, has_tokenizer
+from modelzoo.data.config import MixtureConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.files import write_text
 from modelzoo.model.config import ModelConfig
@@ -168,6 +170,7 @@ def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config
             "base": str(config.continue_from),
             "base_manifest_sha256": hashlib.sha256((base / MANIFEST).read_bytes()).hexdigest(),
             "trained_on": _trained_on(base),
+            "sources": _fingerprints(trainer.data.state(0)),
             "had_another_tokenizer": read_state(base).get("vocabulary_changed", {}).get("from"),
             "rows_per_set": ROWS_PER_SET,
             "sets": {name: {"base_loss": loss, "loss": ours[name]} for name, loss in theirs.items()},
@@ -179,15 +182,26 @@ def check_base(trainer: Trainer, base: Path, theirs: Mapping[str, float], config
     return f"starts from {config.continue_from} with its loss: {losses} (within {largest:.1g} of the base by itself)"
 
 
-def _trained_on(base: Path) -> list[str]:
-    """The datasets that taught a base, and the bases of that, as their configs name them; of imported models none."""
+def _trained_on(base: Path) -> list[dict[str, str | None]]:
+    """The datasets that taught a base, and the bases of that: `path` as its config names it, and the `fingerprint` that
+    it had then, null where that is not known. Of imported models none."""
     run = find_saved_config(base)
     if run is None:
         return []
-    own = [source.path for source in run.data.training_sources()]
+    train, known = run.data.train, _fingerprints(read_state(base).get("loader", {}))
+    sources = train.used_sources() if isinstance(train, MixtureConfig) else {"": train}
+    found = [{"path": source.path, "fingerprint": known.get(name)} for name, source in sources.items()]
     record = base.parent.parent / RECORD
     before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    return list(dict.fromkeys([*own, *before.get("trained_on", [])]))
+    for one in before.get("trained_on", []):
+        found.append({"path": one, "fingerprint": None} if isinstance(one, str) else one)  # older versions: a path
+    return [one for number, one in enumerate(found) if one not in found[:number]]
+
+
+def _fingerprints(loader: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the training data, by source, from the state of a loader; a single one under an empty name."""
+    sources = loader.get("sources", {"": loader})
+    return {name: own["manifest_sha256"] for name, own in sources.items() if "manifest_sha256" in own}
 
 
 def _is_narrow(config: RunConfig, accelerator: Accelerator, parallel: Parallel) -> bool:

@@ -75,8 +75,7 @@ def build_run(config: RunConfig) -> Trainer:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
     _require_one_tokenizer([*data.datasets, *validation.values()])
-    tokenizer = _tokenizer_of(data.datasets, config)
-    documents = {"config.yaml": saved, "tokenizer.json": tokenizer}
+    documents = {"config.yaml": saved}
     goes_on = parallel.from_main(lambda: _has_checkpoint(config))
     base: Path | None = None
     if config.lora is not None:  # whose checkpoints hold the adapters alone
@@ -89,6 +88,7 @@ def build_run(config: RunConfig) -> Trainer:
         require_fit(base, config, [*data.datasets, *validation.values()])
         if not goes_on:
             theirs = base_losses(base, config, data, validation, accelerator, parallel)
+    documents[TOKENIZER] = tokenizer = _tokenizer_of(data.datasets, config, base)
     model = build_model(config, accelerator, parallel)
     if base is not None:
         start_from(model, base, config, parallel, initial_adapters(model, config.seed) if config.lora else {})
@@ -235,10 +235,26 @@ def _require_one_tokenizer(datasets: Sequence[RowDataset]) -> None:
             )
 
 
-def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig) -> str:
-    """The tokenizer.json that goes into every checkpoint: the data's own, else the run's."""
+def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig, base: Path | None) -> str:
+    """The tokenizer.json that goes into every checkpoint: the data's own, else the run's. Where that of the base covers
+    it, the base's, so that the next run may have data of either; a run that goes on has it from its checkpoints."""
     own = next((dataset.path / TOKENIZER for dataset in datasets if dataset.tokenizer_sha256 is not None), None)
-    if own is not None:
-        return own.read_text(encoding="utf-8")
-    assert config.data.tokenizer is not None  # open_training refuses data without any
-    return Tokenizer.load(config.data.tokenizer).backend.to_str()
+    path = own or config.data.tokenizer
+    assert path is not None  # open_training refuses data without any
+    ours = Tokenizer.load(path, backend="tokenizers")
+    for folder in _continued_from(config, base):
+        try:
+            theirs = Tokenizer.load(folder / TOKENIZER, backend="tokenizers")
+        except UserError:  # a damaged checkpoint, of which `resume` speaks
+            continue
+        has_rows = theirs.vocab_size <= config.model.vocab_size
+        if theirs.sha256 != ours.sha256 and theirs.covers(ours) and has_rows:
+            return (folder / TOKENIZER).read_text(encoding="utf-8")
+        break
+    return ours.backend.to_str() if own is None else own.read_text(encoding="utf-8")
+
+
+def _continued_from(config: RunConfig, base: Path | None) -> list[Path]:
+    if config.continue_from is None:
+        return []
+    return checkpoints_of(run_dir_of(config))[::-1] if base is None else [base]

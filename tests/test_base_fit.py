@@ -10,6 +10,7 @@ from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf
 from modelzoo.cli.check import data_notes
 from modelzoo.launch import build_run
+from modelzoo.saved_models import load_tokenizer
 from modelzoo.tokenizer import Tokenizer, special_token
 from tests.runs import small_config, small_overrides, write_dataset
 from tests.samples import small_tokenizer
@@ -58,6 +59,25 @@ def test_a_base_whose_tokenizer_has_more_names_starts_a_run(dataset, base, tmp_p
     config = small_config(dataset, tmp_path, f"continue_from={tmp_path / 'hf'}")
     with pytest.raises(UserError, match="280 ids, and the model 275"):  # rows that it does not have
         build_run(config)
+
+
+def test_a_run_keeps_the_larger_tokenizer_of_its_base(base, dataset, tmp_path):
+    """So that data of it still fits after a run on data of the smaller one: also of a run that was resumed."""
+    named, plain = with_names(5), small_tokenizer()
+    rows = ["model.vocab_size=280", "trainer.max_steps=2", "schedule.warmup_steps=0"]
+    wide = write_dataset(tmp_path / "wide", tokenizer=named)
+    first = build_run(small_config(wide, tmp_path, *rows, "name=first"))
+    first.train()
+    second = small_config(dataset, tmp_path, *rows, "name=second", f"continue_from={first.run_dir}")
+    trainer = build_run(second)
+    trainer.train()
+    assert load_tokenizer(trainer.run_dir).sha256 == named.sha256
+    assert build_run(second).documents["tokenizer.json"] == trainer.documents["tokenizer.json"]  # goes on
+    third = build_run(small_config(wide, tmp_path, *rows, "name=third", f"continue_from={trainer.run_dir}"))
+    assert third.documents["tokenizer.json"] == (wide / "tokenizer.json").read_text()
+    same = build_run(small_config(dataset, tmp_path, f"continue_from={base}", "name=same"))
+    assert same.documents["tokenizer.json"] == (dataset / "tokenizer.json").read_text()
+    assert load_tokenizer(base).sha256 == plain.sha256
 
 
 def test_what_is_wrong_is_said_at_check_time(dataset, base, tmp_path):

@@ -10,6 +10,7 @@ from modelzoo import continuing
 from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf
 from modelzoo.continuing import IMPORTED, RECORD
+from modelzoo.data.schema import file_sha256
 from modelzoo.launch import build_run
 from modelzoo.trainer.parallel import Parallel
 from tests.runs import small_config, write_dataset
@@ -41,14 +42,22 @@ def test_the_loss_before_the_first_update_is_the_bases_own(dataset, base, tmp_pa
 
 def test_what_taught_the_base_is_on_record(dataset, base, tmp_path):
     first = build_run(small_config(dataset, tmp_path, f"continue_from={base}", "name=first", "trainer.max_steps=4"))
-    assert record_of(first)["trained_on"] == [str(dataset)]
+    of_base = {"path": str(dataset), "fingerprint": file_sha256(dataset / "manifest.json")}
+    assert record_of(first)["trained_on"] == [of_base]
+    assert record_of(first)["sources"] == {"": of_base["fingerprint"]}
     first.train()
     (tmp_path / "first").rename(tmp_path / "moved")
     other = write_dataset(tmp_path / "other", num_documents=20, seed=1)
     given = [f"continue_from={tmp_path / 'moved'}", "name=second", "trainer.max_steps=4", f"data.train.path={other}"]
     build_run(small_config(dataset, tmp_path, *given)).train()
     third = build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / 'second'}", "name=third"))
-    assert record_of(third)["trained_on"] == [str(other), str(dataset)]
+    of_second = {"path": str(other), "fingerprint": file_sha256(other / "manifest.json")}
+    assert record_of(third)["trained_on"] == [of_second, of_base]
+    record = tmp_path / "second" / RECORD
+    record.write_text(json.dumps(record_of(third) | {"trained_on": ["data/older"]}))  # as older versions did
+    (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")  # written anew since then
+    fourth = build_run(small_config(dataset, tmp_path, f"continue_from={tmp_path / 'second'}", "name=fourth"))
+    assert record_of(fourth)["trained_on"] == [of_second, {"path": "data/older", "fingerprint": None}]
 
 
 @pytest.mark.parametrize("change", [1.001, 0.0])

@@ -52,6 +52,8 @@ def _rule(new: Sequence[Domain], old: Sequence[Domain], continued: bool) -> tupl
     if not continued:
         return "open", "There is no old model: this run began with weights drawn at random."
     if not any(domain.change is not None for domain in [*new, *old]):
+        if any(domain.unpaired for domain in [*new, *old]):
+            return "open", "It cannot be said: the newest evaluation is not of the text that the first was of."
         return "open", "It cannot be said: nothing was measured before the first update."
     if lost := [domain for domain in old if domain.lost]:
         return "no", f"No: it has forgotten. {_changes(lost)}."

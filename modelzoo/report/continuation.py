@@ -7,10 +7,10 @@
     confidence   of the intervals
     run          name, description, base, steps, total_steps, tokens, complete, seconds, tokens_per_second,
                  parameters, machine, settings (dotted key -> value of config.yaml)
-    domains      a list, new ones first: name, role (new, old), share_of_training_tokens, unit, before, after, change
-                 (after / before - 1, so below zero is better), interval (of change: [low, high], or null), verdict,
-                 kept, lost, tokens, blocks, blocks_better, sign_test, and curve: at each evaluation step, tokens,
-                 value, change, interval
+    domains      a list, new ones first: name, role (new, old), share_of_training_tokens, of_base (whether the base was
+                 trained on its dataset; null: not known), unit, before, after, change (after / before - 1, so below
+                 zero is better), interval (of change: [low, high], or null), verdict, kept, lost, tokens, blocks,
+                 blocks_better, sign_test, and curve: at each evaluation step, tokens, value, change, interval
     sources      a list: name, tokens, share, epochs (null where the run has not counted them)
     training     loss, lr, gradient_norm, tokens_per_second: lists of [tokens, value], thinned to what the page draws
     samples      a list: prompt, seed, before and after, each null or {step, text}
@@ -30,7 +30,8 @@ from modelzoo.files import write_text
 from modelzoo.report.advice import Seen, Step, advice
 from modelzoo.report.answer import Answer, answer
 from modelzoo.report.charts import thinned
-from modelzoo.report.domains import TOLERANCE, Domain, read_domains, roles_are_guessed
+from modelzoo.report.domains import TOLERANCE, Domain, read_domains
+from modelzoo.report.roles import Roles
 from modelzoo.report.run_files import RunFiles, is_number, read_run
 from modelzoo.report.statistics import CONFIDENCE
 
@@ -136,7 +137,7 @@ def collect(files: RunFiles, new: Collection[str] = ()) -> Report:
         training=training,
         samples=samples,
         advice=advice(seen),
-        missing=dict(_missing(files, domains, sources, samples, not new and roles_are_guessed(files))),
+        missing=dict(_missing(files, domains, sources, samples, not new and Roles(files).guessed)),
     )
 
 
@@ -229,6 +230,23 @@ def _missing(
             (
                 f"No interval for {names}: that takes the losses of ten or more blocks of text, the same ones at step "
                 "0 and at the end, in evaluations.jsonl."
+            ),
+        )
+    if names := ", ".join(domain.name for domain in domains if domain.unpaired == "other data"):
+        yield (
+            "other_data",
+            (
+                f"The validation set changed during the run ({names}): the newest evaluation is of other text than the "
+                "first, and is not compared with it. modelzoo evaluate measures the base on the new one."
+            ),
+        )
+    if names := ", ".join(domain.name for domain in domains if domain.unpaired == "other rows"):
+        yield (
+            "other_rows",
+            (
+                f"The newest evaluation is of other rows than the first ({names}), as where max_batches or batch_size "
+                "of the callback `evaluate` changed on resume: there is no change to tell, and no interval. Keep "
+                "them through a run."
             ),
         )
     if not sources:

@@ -157,7 +157,9 @@ def _limit() -> str:
 def _role(domain: Domain) -> str:
     if domain.role == "new":
         return f"new, {share(domain.share)} of training" if domain.share else "new"
-    return f"old, {share(domain.share)} of training" if domain.share else "old, not trained on"
+    if domain.share:
+        return f"old, {share(domain.share)} of training"
+    return "old, not replayed" if domain.of_base else "old, not trained on"
 
 
 def _verdict(domain: Domain) -> str:

@@ -1,20 +1,19 @@
 """What became of each domain that a run was evaluated on: before, after, how sure, and whether it is new or old."""
 
 import math
-import os.path
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from modelzoo.report.roles import Role, Roles
 from modelzoo.report.run_files import RunFiles, is_number
 from modelzoo.report.statistics import paired_changes
 
 TOLERANCE = 0.01
 """An old domain whose loss rises by no more than this part counts as kept."""
 BITS, NATS = "bits per byte", "nats per token"
-Role = Literal["new", "old"]
 Verdict = Literal["better", "no change shown", "worse", "no interval", "not measured"]
 
 
@@ -46,6 +45,10 @@ class Domain:
     num_better: int | None
     """Blocks of text on which the new model is better."""
     sign_test: float | None
+    of_base: bool | None = None
+    """Whether the base was trained on its dataset; None where that is not known."""
+    unpaired: Literal["other data", "other rows"] | None = None
+    """Why the newest evaluation is not compared with the first: it is not of the same text."""
 
     @property
     def before(self) -> float | None:
@@ -93,6 +96,7 @@ class Domain:
             "name": self.name,
             "role": self.role,
             "share_of_training_tokens": self.share,
+            "of_base": self.of_base,
             "unit": self.unit,
             "before": self.before,
             "after": self.after,
@@ -114,9 +118,7 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
 
     What `evaluations.jsonl` has of a set is taken from there, with intervals; else the numbers of `metrics.jsonl`.
     """
-    shares, replayed = _training_shares(files), _replayed(files)
-    learned = {name: 0.0 if name in replayed else share for name, share in shares.items()}
-    most = max(learned.values(), default=0.0)
+    roles = Roles(files)
     blocks: dict[str, dict[int, Mapping[str, Any]]] = {}
     for line in files.evaluations:
         if is_number(line.get("step")) and line.get("loss_sums") and _fits(line):
@@ -124,21 +126,14 @@ def read_domains(files: RunFiles, new: Collection[str] = ()) -> list[Domain]:
     recorded = _recorded(files)
     domains = []
     for key in dict.fromkeys([*recorded, *blocks]):
-        share = _share_of(key, files, shares)
-        is_new = _shown(key) in new if new else 0 < most / 2 <= _share_of(key, files, learned)
-        role: Role = "new" if is_new else "old"
+        role = roles.role(key) if not new else "new" if _shown(key) in new else "old"
+        share, of_base = roles.share(key), roles.of_base(key)
         if key in blocks:
-            domains.append(_from_blocks(key, role, share, blocks[key], files))
+            domains.append(_from_blocks(key, role, share, of_base, blocks[key], files))
         else:
             unit, points = recorded[key]
-            domains.append(Domain(_shown(key), role, share, unit, points, None, None, None, None))
+            domains.append(Domain(_shown(key), role, share, unit, points, None, None, None, None, of_base))
     return sorted(domains, key=lambda domain: domain.role == "old")
-
-
-def roles_are_guessed(files: RunFiles) -> bool:
-    """Whether nothing but the shares of several sources tells which of them the run was to learn."""
-    known = _replayed(files) or files.base.get("trained_on")
-    return files.setting("continue_from") is not None and len(_sources(files, "train")) > 1 and not known
 
 
 def _shown(key: str) -> str:
@@ -150,21 +145,30 @@ def _fits(line: Mapping[str, Any]) -> bool:
     return len(sums) == len(tokens) and all(map(is_number, sums)) and all(map(is_number, tokens)) and sum(tokens) > 0
 
 
-def _from_blocks(key: str, role: Role, share: float, lines: Mapping[int, Mapping[str, Any]], files: RunFiles) -> Domain:
-    """Those evaluations that are not of the first one's blocks are passed over, but for the last."""
+def _text_of(line: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """Which text was evaluated; None where an older version wrote the line."""
+    return (line["dataset"], line.get("split")) if line.get("dataset") else None
+
+
+def _from_blocks(
+    key: str, role: Role, share: float, of_base: bool | None, lines: Mapping[int, Mapping[str, Any]], files: RunFiles
+) -> Domain:
+    """Those evaluations that are not of the first one's text and blocks are passed over, but for the last."""
     steps = sorted(lines)
     tokens = np.array(lines[steps[0]]["num_tokens"])
     counted = tokens > 0
     bytes_per_token = lines[steps[0]].get("bytes_per_token")
     unit = BITS if bytes_per_token else NATS
-    nats = math.log(2) * bytes_per_token if bytes_per_token else 1.0
-    same = [step for step in steps if list(lines[step]["num_tokens"]) == tokens.tolist()]
+    text = next((found for step in steps if (found := _text_of(lines[step]))), None)
+    of_text = [step for step in steps if _text_of(lines[step]) in (None, text)]
+    same = [step for step in of_text if list(lines[step]["num_tokens"]) == tokens.tolist()]
     sums = np.array([lines[step]["loss_sums"] for step in same])[:, counted]
     changes = paired_changes(sums[0], sums, tokens[counted]) if same[0] == 0 else []
     per_step = files.tokens_per_step or 1
     points = []
     for step in same if same[-1] == steps[-1] else [*same, steps[-1]]:
         line = lines[step]
+        nats = math.log(2) * (line.get("bytes_per_token") or bytes_per_token) if bytes_per_token else 1.0
         if is_number(line.get("loss")):  # of the sums before they were rounded
             value = float(line["loss"]) / nats
         else:
@@ -190,6 +194,8 @@ def _from_blocks(key: str, role: Role, share: float, lines: Mapping[int, Mapping
         num_blocks=last.num_blocks if last else None,
         num_better=last.num_better if last else None,
         sign_test=last.sign_test if last else None,
+        of_base=of_base,
+        unpaired=None if same[-1] == steps[-1] else "other rows" if of_text[-1] == steps[-1] else "other data",
     )
 
 
@@ -208,46 +214,3 @@ def _recorded(files: RunFiles) -> dict[str, tuple[str, tuple[Point, ...]]]:
                 )
                 found.setdefault(key.partition("/")[2], (unit, points))
     return found
-
-
-def _replayed(files: RunFiles) -> set[str]:
-    """The sources of a mixture that are what a run replays of the old: those that its base was trained on, and those
-    that are given a share of all tokens beside others that divide the rest. None, where these were all."""
-    sources = _sources(files, "train")
-    taught = {os.path.normpath(str(path)) for path in files.base.get("trained_on") or ()}
-    named = {
-        name
-        for name, own in sources.items()
-        if own.get("share") is not None or os.path.normpath(str(own.get("path"))) in taught
-    }
-    return named if len(named) < len(sources) else set()
-
-
-def _training_shares(files: RunFiles) -> dict[str, float]:
-    """Each training source's part of the tokens: as counted, else as the weights say. One source has no name."""
-    sources = _sources(files, "train")
-    seen: dict[str, float] = {}
-    for name in sources:
-        counted = files.series(f"tokens_seen/{name}")
-        weight = sources[name].get("weight", 1.0)
-        seen[name] = counted[-1][1] if counted else float(weight) if is_number(weight) else 0.0
-    total = sum(seen.values())
-    return {name: value / total for name, value in seen.items()} if total > 0 else seen
-
-
-def _share_of(key: str, files: RunFiles, shares: Mapping[str, float]) -> float:
-    """Of those training sources in `shares` that read the same dataset as this evaluation set, or bear its name."""
-    own = _sources(files, "validation").get(key, {}).get("path")
-    return sum(
-        shares.get(name, 0.0)
-        for name, source in _sources(files, "train").items()
-        if (key and name == key) or (own and os.path.normpath(str(source.get("path"))) == os.path.normpath(str(own)))
-    )
-
-
-def _sources(files: RunFiles, part: str) -> dict[str, Mapping[str, Any]]:
-    """data.train or data.validation of the config: by name, a single one under an empty one."""
-    section = files.setting("data", part, default={})
-    if isinstance(section, Mapping) and isinstance(section.get("sources"), Mapping):
-        return {name: source for name, source in section["sources"].items() if isinstance(source, Mapping)}
-    return {"": section} if isinstance(section, Mapping) and section else {}

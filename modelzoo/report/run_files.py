@@ -26,13 +26,15 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     """Records with `step` and `tokens`, in the order of the run."""
     evaluations: list[dict[str, Any]]
-    """`step`, `set`, the `loss`, and the blocks' `loss_sums` (nats) and `num_tokens`; `bytes_per_token` may be null."""
+    """`step`, `set`, its `dataset` (a fingerprint) and `split`, the `loss`, and the blocks' `loss_sums` (nats) and
+    `num_tokens`; `bytes_per_token` may be null, and older runs name no dataset."""
     samples: list[dict[str, Any]]
     """`step`, `prompt`, `text`, `seed`."""
     machine: Mapping[str, Any]
     """What it ran on, from the `report` callback."""
     base: Mapping[str, Any]
-    """What is known of the model it began with; `trained_on` are the datasets that taught it, as paths;
+    """What is known of the model it began with; `trained_on` are the datasets that taught it, as `path` and
+    `fingerprint` (of older runs a path alone); `sources` are the fingerprints of the run's own, by name;
     `had_another_tokenizer` is the checkpoint that it was before `modelzoo vocab`, null where it was none."""
 
     def setting(self, *keys: str, default: Any = None) -> Any:

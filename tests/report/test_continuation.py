@@ -84,6 +84,63 @@ def test_replay_of_half_is_told_from_what_is_new(tmp_path):
     assert {name for name, domain in by_name(again).items() if domain["role"] == "new"} == {"newswire", "prose"}
 
 
+def new_ones(run):
+    return [domain["name"] for domain in write_report(run)["domains"] if domain["role"] == "new"]
+
+
+def with_base(folder, contents, trained_on, **record):
+    run = write_run(folder, **contents)
+    (run / "base_check.json").write_text(json.dumps({"trained_on": trained_on, **record}))
+    return run
+
+
+def test_what_taught_the_base_decides_before_any_share(tmp_path):
+    """The new text by `share`, the old by `weight`."""
+    contents = with_weights(0.3, 0.7)
+    sources = contents["config"]["data"]["train"]["sources"]
+    sources["newswire"] = {"path": "data/newswire", "split": "train", "share": 0.3}
+    assert new_ones(with_base(tmp_path / "a", contents, ["data/prose"])) == ["newswire"]
+    assert new_ones(with_base(tmp_path / "b", contents, ["data/prose", "data/newswire"])) == ["prose"]  # tells nothing
+    assert new_ones(write_run(tmp_path / "c", **contents)) == ["prose"]
+
+
+def test_a_base_that_was_trained_on_no_source_leaves_the_roles_a_guess(tmp_path):
+    halves = with_weights(0.5, 0.5)
+    found = write_report(with_base(tmp_path, halves, ["data/books"]))
+    assert any("guessed from the shares" in line for line in found["missing"])
+
+
+def test_datasets_are_known_by_their_fingerprints_and_else_by_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    halves = with_weights(0.5, 0.5)
+    own = {"sources": {"newswire": "n", "prose": "p"}}
+    moved = [{"path": "elsewhere/prose", "fingerprint": "p"}]
+    assert new_ones(with_base(tmp_path / "moved", halves, moved, **own)) == ["newswire"]
+    anew = [{"path": "data/newswire", "fingerprint": "before"}, *moved]
+    assert new_ones(with_base(tmp_path / "written_anew", halves, anew, **own)) == ["newswire"]
+    absolute = [{"path": str(tmp_path / "data" / "prose"), "fingerprint": None}]
+    assert new_ones(with_base(tmp_path / "absolute", halves, absolute, **own)) == ["newswire"]
+    halves["config"]["data"]["validation"]["sources"]["prose"]["path"] = str(tmp_path / "data" / "prose")
+    halves["config"]["data"]["train"]["sources"]["old"] = halves["config"]["data"]["train"]["sources"].pop("prose")
+    halves["metrics"][0]["tokens_seen/old"] = halves["metrics"][0].pop("tokens_seen/prose")
+    found = by_name(write_report(with_base(tmp_path / "validation", halves, absolute)))
+    assert found["prose"]["share_of_training_tokens"] == 0.5
+    assert (found["prose"]["role"], found["newswire"]["role"]) == ("old", "new")
+
+
+def test_what_is_evaluated_alone_is_old_and_whose_it_is_is_told(tmp_path):
+    contents = with_weights(0.95, 0.05)
+    for folder, trained_on, of_base, words in (
+        ("a", ["data/prose", "data/code"], True, "old, not replayed"),
+        ("b", ["data/prose"], False, "old, not trained on"),
+        ("c", [], None, "old, not trained on"),
+    ):
+        run = with_base(tmp_path / folder, contents, trained_on)
+        code = by_name(write_report(run))["code"]
+        assert (code["role"], code["of_base"]) == ("old", of_base)
+        assert words in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_what_is_replayed_by_its_share_is_old_and_its_share_is_told(tmp_path):
     config = copy.deepcopy(CONFIG)
     sources = config["data"]["train"]["sources"]
@@ -197,6 +254,35 @@ def test_other_blocks_at_the_end_are_not_compared(tmp_path):
     assert domain["change"] is None
     assert domain["verdict"] == "not measured"
     assert domain["after"] > 0
+
+
+@pytest.mark.parametrize("changed", [{"dataset": "b"}, {"split": "train"}])
+def test_another_validation_set_after_a_resume_is_not_compared(tmp_path, changed):
+    """Its rows may have as many tokens."""
+    lines = [line | {"dataset": "a", "split": "validation"} for line in evaluations()]
+    resumed = [line | changed if line["set"] == "prose" and line["step"] >= 200 else line for line in lines]
+    found = report(tmp_path / "a", evaluations=resumed)
+    domain = by_name(found)["prose"]
+    assert (domain["change"], domain["verdict"]) == (None, "not measured")
+    assert [point["step"] for point in domain["curve"] if point["change"] is not None] == [0, 40, 80, 120, 160]
+    assert "The validation set changed during the run (prose)" in found["missing"][-1]
+    assert by_name(found)["code"]["change"] is not None
+    of_old = [line if line["step"] else evaluations()[number] for number, line in enumerate(lines)]
+    assert (
+        by_name(report(tmp_path / "b", evaluations=of_old))["prose"]["change"] is not None
+    )  # an older line: as it was
+    assert by_name(report(tmp_path / "c"))["prose"]["change"] is not None
+
+
+def test_other_rows_after_a_resume_are_a_reason_to_tell(tmp_path):
+    lines = [line | {"dataset": "a", "split": "validation"} for line in evaluations()]
+    for line in lines:
+        if line["step"] >= 200:
+            line |= {key: line[key][:60] for key in ("loss_sums", "num_tokens")}
+    found = report(tmp_path, evaluations=lines)
+    assert all(domain["interval"] is None for domain in found["domains"])
+    assert "other rows than the first (newswire, prose, code), as where max_batches" in found["missing"][-1]
+    assert found["answer"]["headline"].startswith("It cannot be said: the newest evaluation is not of the text")
 
 
 def test_losses_of_a_part_of_the_text_are_in_nats(tmp_path):

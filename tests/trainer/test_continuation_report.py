@@ -7,6 +7,7 @@ import pytest
 
 from modelzoo.cli.train import run as train
 from modelzoo.config_errors import ConfigError
+from modelzoo.data.schema import file_sha256
 from modelzoo.launch import build_run
 from modelzoo.run_config import load_run_config
 from tests.runs import small_config, small_overrides
@@ -49,6 +50,8 @@ def test_a_continued_run_says_what_was_before_and_after(dataset, tmp_path):
     }
     evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in evaluations] == [0, 5, 10, 12]
+    text = {(line["dataset"], line["split"]) for line in evaluations}
+    assert text == {(file_sha256(dataset / "manifest.json"), "validation")}
     assert len(evaluations[0]["loss_sums"]) == len(evaluations[0]["num_tokens"]) >= 10
 
 

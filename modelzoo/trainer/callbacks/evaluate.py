@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelzoo.trainer.evaluation import Evaluation
+    from modelzoo.trainer.protocols import ValidationData
     from modelzoo.trainer.trainer import Trainer
 
 FILE_NAME = "evaluations.jsonl"
-"""By step and set: the loss, and nats and tokens of each block of rows, for intervals of a difference between two
-steps."""
+"""By step and set: which text, the loss, and nats and tokens of each block of rows, for intervals of a difference
+between two steps."""
 MOST_BLOCKS = 1_000
 """In a line of it: a row is a block where there are so few, else so many neighbours are as make no more."""
 METRICS = ("loss", "perplexity", "bits_per_byte")
@@ -139,9 +140,17 @@ class Evaluate(Callback):
         if config.weights is None and trainer.parallel.is_main:
             append_lines(
                 trainer.run_dir / FILE_NAME,
-                ({"step": trainer.step, "set": name, **in_blocks(own)} for name, own in evaluations.items()),
+                (
+                    {"step": trainer.step, "set": name, **text_of(trainer.validation[name]), **in_blocks(own)}
+                    for name, own in evaluations.items()
+                ),
             )
         trainer.publish(**numbers)
+
+
+def text_of(data: "ValidationData") -> dict[str, Any]:
+    """Which text a line of `evaluations.jsonl` speaks of: a resumed run may have another under the same name."""
+    return {"dataset": getattr(data, "fingerprint", None), "split": getattr(data, "split", None)}
 
 
 def in_blocks(found: "Evaluation") -> dict[str, Any]:
