@@ -1,5 +1,6 @@
 """Whether what `continue_from` names fits a run, as far as its files tell: the model, and the tokenizer. No torch."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from pydantic import ValidationError
 
 from modelzoo.base_config import UserError
 from modelzoo.config_errors import Provenance, describe_all
-from modelzoo.convert.source import config_of, has_tokenizer, on_hub
+from modelzoo.convert.source import PICKLED, SAFETENSORS, config_of, has_tokenizer, on_hub, read_json
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.model.config import ModelConfig
 from modelzoo.run_config import RunConfig, diff
 from modelzoo.tokenizer import Tokenizer
 from modelzoo.trainer.checkpoint_folders import MANIFEST, checkpoints_of
+
+BASE = "base.json"
+"""What stands beside the adapters of a LoRA run, as `convert.adapters` writes it."""
+ADAPTERS = "holds the adapters of a LoRA run, and needs their base"
+PUT_BACK = "put the base back there, or give its place with: modelzoo merge --base PATH"
 
 
 def notes_of_base(config: RunConfig, datasets: Sequence[Path]) -> list[str]:
@@ -32,20 +38,81 @@ def notes_of_base(config: RunConfig, datasets: Sequence[Path]) -> list[str]:
             return [f"not here: {source} (continue_from; the run will ask the Hugging Face hub for it)"]
         return [f"not there yet: {source} (continue_from; written by: modelzoo train, or modelzoo import)"]
     try:
-        folder = (
-            Path(source) if (Path(source) / MANIFEST).is_file() else next(reversed(checkpoints_of(Path(source))), None)
-        )
+        folder = find_whole(Path(source))
         if folder is None and not (Path(source) / "config.json").is_file():
             raise UserError(no_base(source))
         require_model(model_of(folder) if folder else config_of(Path(source)), config.model, source)
+        if folder is None and (missing := missing_weights(Path(source))):
+            raise UserError(missing)
         if folder is None and not has_tokenizer(Path(source)):
             raise UserError(no_tokenizer(source))
+        if folder is not None and not (folder / TOKENIZER).is_file():
+            raise UserError(f"{folder}: was imported without a tokenizer; import it again with --tokenizer PATH")
         theirs = Tokenizer.load(Path(source) if folder is None else folder / TOKENIZER, backend="tokenizers")
         for dataset in datasets:
             require_tokenizer(theirs, dataset)
     except UserError as error:
         raise UserError(f"continue_from={error}") from None
     return []
+
+
+def find_whole(source: Path) -> Path | None:
+    """The checkpoint that a run will begin with, as far as names and sizes of files tell; None where `source` is no
+    folder of ours. A run takes the newest whole one, and hashes it.
+
+    Raises:
+        UserError: none is whole, or it holds adapters whose base is gone.
+    """
+    folders = [source] if (source / MANIFEST).is_file() else list(reversed(checkpoints_of(source)))
+    damages = [damage_of(folder) for folder in folders]
+    folder = next((folder for folder, damage in zip(folders, damages, strict=True) if not damage), None)
+    if folders and folder is None:
+        raise UserError(f"{folders[0]}: the checkpoint is damaged: {damages[0]}; use another one")
+    if folder is not None and (folder / BASE).is_file():
+        base = Path(read_json(folder / BASE)["path"])
+        try:
+            found = find_whole(base)
+        except UserError as error:
+            raise UserError(f"{folder}: {ADAPTERS}: {error}; {PUT_BACK}") from None
+        if found is None:
+            raise UserError(f"{folder}: {ADAPTERS}: {base}: no checkpoint to be used; {PUT_BACK}")
+    return folder
+
+
+def damage_of(checkpoint: Path) -> str:
+    """What the sizes of a checkpoint's files tell to be wrong with it; "" for nothing."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        sizes = {name: known["bytes"] for name, known in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is not readable"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes, and {MANIFEST} says {size:,}"
+    return ""
+
+
+def missing_weights(source: Path) -> str:
+    """What a Hugging Face folder lacks of its weights, by the names of files; "" for nothing."""
+    for weights in (SAFETENSORS, PICKLED):
+        if (source / weights).is_file():
+            return ""
+        index = source / f"{weights}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict):
+                return f"{index}: has no weight_map of tensor names to files beside it; copy it again"
+            missing = sorted({str(name) for name in places.values() if not (source / str(name)).is_file()})
+            return f"{source}: {', '.join(missing)}: no such file, and {index.name} names it" if missing else ""
+    return (
+        f"{source}: no weights in this directory; expected {SAFETENSORS} or {PICKLED}, whole or in parts with "
+        f"{SAFETENSORS}.index.json beside"
+    )
 
 
 def model_of(checkpoint: Path) -> ModelConfig:

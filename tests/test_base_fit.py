@@ -1,5 +1,7 @@
 """What `modelzoo check` says of a base, from its files alone, and what a run says where they do not fit."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +10,9 @@ from tokenizers import Tokenizer as Backend
 
 from modelzoo.base_config import UserError
 from modelzoo.cli import export_hf
-from modelzoo.cli.check import data_notes
+from modelzoo.cli.check import command, data_notes
 from modelzoo.launch import build_run
+from modelzoo.run_config import dump_yaml
 from modelzoo.saved_models import load_tokenizer
 from modelzoo.tokenizer import Tokenizer, special_token
 from tests.runs import small_config, small_overrides, write_dataset
@@ -116,5 +119,77 @@ def test_checking_a_base_takes_no_torch(dataset, base, tmp_path):
 def test_a_validation_set_of_another_tokenizer_is_refused(dataset, tmp_path):
     folder = tmp_path / "second"
     second = write_dataset(folder, seed=1, tokenizer=small_tokenizer(270))
-    with pytest.raises(UserError, match="were written with different tokenizers, and a model reads one"):
-        build_run(small_config(dataset, tmp_path, f"data.validation.path={second}"))
+    config = small_config(dataset, tmp_path, f"data.validation.path={second}")
+    for refuse in (build_run, data_notes):
+        with pytest.raises(UserError, match="were written with different tokenizers, and a model reads one"):
+            refuse(config)
+
+
+def refusal(dataset, tmp_path, source):
+    with pytest.raises(UserError) as error:
+        data_notes(small_config(dataset, tmp_path, f"continue_from={source}"))
+    return str(error.value)
+
+
+def test_a_base_without_its_weights_is_refused(dataset, base, tmp_path):
+    hf = tmp_path / "hf"
+    shutil.copytree(base.parent / "hf", hf)
+    weights = (hf / "model.safetensors").rename(hf / "model-00001-of-00002.safetensors")
+    assert "hf: no weights in this directory" in refusal(dataset, tmp_path, hf)
+    index = {"weight_map": {"a": weights.name, "b": "model-00002-of-00002.safetensors"}}
+    (hf / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "hf: model-00002-of-00002.safetensors: no such file" in refusal(dataset, tmp_path, hf)
+    shutil.copy(weights, hf / "model-00002-of-00002.safetensors")
+    data_notes(small_config(dataset, tmp_path, f"continue_from={hf}"))
+
+
+def test_a_damaged_checkpoint_and_adapters_without_a_base_are_refused(dataset, base, tmp_path):
+    ours = tmp_path / "ours"
+    shutil.copytree(next((base / "checkpoints").iterdir()), ours)
+    gone = tmp_path / "gone"
+    (ours / "base.json").write_text(json.dumps({"path": str(gone), "sha256": {}}))
+    assert f"needs their base: {gone}: no checkpoint to be used" in refusal(dataset, tmp_path, ours)
+    shutil.copytree(base, gone)
+    data_notes(small_config(dataset, tmp_path, f"continue_from={ours}"))
+    (next((gone / "checkpoints").iterdir()) / "model.safetensors").unlink()
+    assert "needs their base: " in refusal(dataset, tmp_path, ours)
+    (ours / "base.json").unlink()
+    with (ours / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert "ours: the checkpoint is damaged: model.safetensors has " in refusal(dataset, tmp_path, ours)
+    (ours / "model.safetensors").unlink()
+    assert "ours: the checkpoint is damaged: model.safetensors is missing" in refusal(dataset, tmp_path, ours)
+
+
+def test_a_base_imported_without_a_tokenizer_is_refused_in_the_words_of_a_run(dataset, base, tmp_path):
+    ours = tmp_path / "imported"
+    shutil.copytree(next((base / "checkpoints").iterdir()), ours)
+    (ours / "tokenizer.json").unlink()
+    manifest = json.loads((ours / "manifest.json").read_text())
+    del manifest["files"]["tokenizer.json"]
+    (ours / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as error:
+        load_tokenizer(ours)
+    assert refusal(dataset, tmp_path, ours) == f"continue_from={error.value}"
+
+
+def test_check_looks_at_every_config_and_calls_none_ok_that_is_not(dataset, tmp_path, capsys):
+    second = write_dataset(tmp_path / "second", seed=1, tokenizer=small_tokenizer(270))
+    names = []
+    for name, path in (("other", second), ("gone", dataset), ("fits", dataset)):
+        config = small_config(dataset, tmp_path, f"data.validation.path={path}", f"name={name}")
+        (tmp_path / f"{name}.yaml").write_text(dump_yaml(config))
+        names.append(str(tmp_path / f"{name}.yaml"))
+    names[1] = str(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError) as error:
+        command(names)
+    assert "different tokenizers" in str(error.value)
+    assert "nowhere.yaml" in str(error.value)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(": ok")] == [f"{names[2]}: ok"]
+
+
+def test_every_fault_of_a_config_is_said_at_once(dataset, tmp_path):
+    with pytest.raises(UserError) as error:
+        data_notes(small_config(dataset, tmp_path, "model.vocab_size=200", f"continue_from={tmp_path}"))
+    assert "use model.vocab_size=275" in str(error.value)
+    assert "continue_from=" in str(error.value)

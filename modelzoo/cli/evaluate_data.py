@@ -18,7 +18,7 @@ from modelzoo.data.config import SourceConfig
 from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.modelzoo_files import h5_files
 from modelzoo.data.rows import RowDataset
-from modelzoo.data.schema import MANIFEST
+from modelzoo.data.schema import MANIFEST, TOKENIZER
 from modelzoo.data.sources import is_modelzoos, open_dataset
 from modelzoo.evaluate.documents import Tokens, documents_of, score_documents, tokenize
 from modelzoo.evaluate.rows import score_rows
@@ -69,7 +69,7 @@ class Evaluation:
         vocab_size = self.scorer.model.config.vocab_size
         isolated = run is not None and run.data.isolate_documents
         dataset = open_dataset(source, seq_len, isolated, vocab_size)
-        dataset.check_against(self.tokenizer, vocab_size)
+        dataset.check_against(None if self._covers(dataset) else self.tokenizer, vocab_size)
         if dataset.num_tokens == 0:
             raise UserError(f"{source.path}: the split {source.split} holds no tokens; name another with --split")
         for note in dataset.notes:
@@ -93,6 +93,12 @@ class Evaluation:
         numbers = self._numbers(totals, str(source.path), seq_len, self._stride(seq_len) if by_document else None)
         numbers |= compressed
         return {"split": source.split, **numbers}
+
+    def _covers(self, dataset: RowDataset) -> bool:
+        """Whether the dataset's tokenizer is another than the model's, but gives text the ids that this would: a run
+        keeps the larger one of its base."""
+        file = dataset.path / TOKENIZER
+        return file.is_file() and self.tokenizer.covers(Tokenizer.load(file, backend="tokenizers"))
 
     def of_text(self, path: str, text_key: str | None, on_error: str) -> dict[str, Any]:
         """Document by document."""

@@ -75,10 +75,15 @@ def test_the_last_record_may_be_too_long_by_a_byte(monkeypatch, frame_bytes):
 
 def test_frames_follow_from_the_bytes_alone(monkeypatch):
     monkeypatch.setattr("data_preprocessing.streams.FRAME_BYTES", 50)
-    for kind in ("json", "trc2"):
-        monkeypatch.setattr(f"data_preprocessing.readers.{kind}.SNIFFED", 10)
-    content = b"\xef\xbb\xbf" + "".join(json.dumps({"text": f"{i}é" * (i % 9)}) + "\n" for i in range(200)).encode()
-    for kind in ("jsonl", "json", "text", "trc2"):
+    monkeypatch.setattr("data_preprocessing.readers.json.SNIFFED", 10)
+    monkeypatch.setattr("data_preprocessing.readers.trc2.SNIFFED", 50)
+    lines = "".join(json.dumps({"text": f"{i}é" * (i % 9)}) + "\n" for i in range(200))
+    forms = [(kind, lines) for kind in ("jsonl", "json", "text")]
+    forms.append(("trc2", "".join(f"<DOC>\n{'é' * (i % 9)}\n{'</DOC>' if i % 5 else ''}\n" for i in range(200))))
+    forms.append(("trc2", "headline,story\n" + "".join(f'é,"{i}""\n\n,"\n' for i in range(200))))
+    forms.append(("trc2", "".join(f"TRC2-2008-01-01-{i:04} {'é' * (i % 9)}\n" for i in range(200))))
+    for kind, text in forms:
+        content = b"\xef\xbb\xbf" + text.encode()
         expected = list(reader(kind=kind).frames(io.BytesIO(content), "f"))
         assert len(expected) > 5 or kind == "text"
         for most in (1, 2, 7, 64):
