@@ -19,7 +19,7 @@ def start(
     environment: Mapping[str, str],
     stdout: int | None = None,
     stderr: IO[bytes] | None = None,
-    program: str = START,
+    program: str | None = None,
 ) -> "subprocess.Popen[bytes]":
     """`modelzoo`, or another program, with these arguments, and more in its environment.
 
@@ -29,7 +29,7 @@ def start(
     reading, _writing = os.pipe()  # the other end stays open as long as this process lives
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
+            [sys.executable, "-c", program or START, *arguments],
             env={**os.environ, **environment, LIFELINE: str(reading)},
             stdout=stdout,
             stderr=stderr,

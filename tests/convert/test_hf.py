@@ -81,7 +81,7 @@ def test_config_of_released_models() -> None:
     config = ModelConfig.model_validate(hf.config_from_hf(pythia))
     assert config.num_parameters() == 162_322_944
     assert (config.position.model_dump(), config.activation) == (
-        {"kind": "rotary", "style": "half", "fraction": 0.25, "theta": 10_000.0},
+        {"kind": "rotary", "style": "half", "fraction": 0.25, "theta": 10_000.0, "unrotated": "none"},
         "gelu",
     )
 

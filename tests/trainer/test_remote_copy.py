@@ -109,7 +109,7 @@ def test_a_copy_that_fails_is_tried_again_and_at_the_end_an_error(dataset, tmp_p
     assert "step_00000016" in (told := capsys.readouterr().err)
     assert "it is tried again now" in told
     assert "next save" not in told
-    trainer, _, (note,) = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16"))
+    trainer, _, (note,) = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16", at_once))
     assert note.endswith("ConnectionError: no route; a run that goes on tries again")
     failing[0] = 0
     _, folder, _ = launch(config_of(dataset, tmp_path, url, "trainer.max_steps=16"))
