@@ -81,7 +81,9 @@ def test_a_link_to_nowhere(tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore both, and so would this
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from modelzoo.convert import importing
 from modelzoo.cli.main import main
 def wait(*_):
