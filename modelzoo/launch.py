@@ -13,7 +13,7 @@ from modelzoo.convert.adapters import BASE, base_of, base_text, holds_adapters
 from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
-from modelzoo.data.sources import open_dataset, open_training
+from modelzoo.data.sources import open_dataset, open_training, require_one_tokenizer
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
@@ -74,7 +74,8 @@ def build_run(config: RunConfig) -> Trainer:
     for dataset in data.datasets:
         _check_data(dataset, config)
     validation = {name: open_split(source, config) for name, source in config.data.validation_sources().items()}
-    _require_one_tokenizer([*data.datasets, *validation.values()])
+    datasets = [*data.datasets, *validation.values()]
+    require_one_tokenizer({dataset.path: dataset.tokenizer_sha256 for dataset in datasets})
     documents = {"config.yaml": saved}
     goes_on = parallel.from_main(lambda: _has_checkpoint(config))
     base: Path | None = None
@@ -85,7 +86,7 @@ def build_run(config: RunConfig) -> Trainer:
         base = find_base(config, run_dir_of(config), parallel, accelerator.notes.append)
     theirs: dict[str, float] = {}
     if base is not None:
-        require_fit(base, config, [*data.datasets, *validation.values()])
+        require_fit(base, config, datasets)
         if not goes_on:
             theirs = base_losses(base, config, data, validation, accelerator, parallel)
     documents[TOKENIZER] = tokenizer = _tokenizer_of(data.datasets, config, base)
@@ -222,17 +223,6 @@ def _may_change(key: str) -> bool:
 def _check_data(dataset: RowDataset, config: RunConfig) -> None:
     tokenizer = Tokenizer.load(config.data.tokenizer) if config.data.tokenizer else None
     dataset.check_against(tokenizer, config.model.vocab_size)
-
-
-def _require_one_tokenizer(datasets: Sequence[RowDataset]) -> None:
-    """Raises UserError where what is evaluated on was written with another tokenizer than what is trained on."""
-    known = [dataset for dataset in datasets if dataset.tokenizer_sha256 is not None]
-    for dataset in known[1:]:
-        if dataset.tokenizer_sha256 != known[0].tokenizer_sha256:
-            raise UserError(
-                f"{dataset.path} and {known[0].path} were written with different tokenizers, and a model reads one; "
-                "preprocess one of them again"
-            )
 
 
 def _tokenizer_of(datasets: Sequence[RowDataset], config: RunConfig, base: Path | None) -> str:

@@ -70,13 +70,13 @@ def data_notes(config: "RunConfig") -> list[str]:
 
     from modelzoo.base_fit import notes_of_base
     from modelzoo.data.accounting import describe_all
-    from modelzoo.data.sources import check_tokenizer_is_known, find_accounts
+    from modelzoo.data.sources import check_tokenizer_is_known, find_accounts, require_one_tokenizer
     from modelzoo.run_length import if_known
 
     check_tokenizer_is_known(config.data)
     notes: list[str] = []
     failures: list[str] = []
-    tokenizers: dict[Path, str] = {}
+    tokenizers: dict[Path, str | None] = {}
     there = dict.fromkeys(path for source in config.data.used_sources() if (path := Path(source.path)).is_dir())
     for source in config.data.used_sources():
         path = Path(source.path)
@@ -107,7 +107,7 @@ def data_notes(config: "RunConfig") -> list[str]:
     return notes + [f"data: {line}" for line in describe_all(accounts)]
 
 
-def source_notes(config: "RunConfig", source: "SourceConfig", tokenizers: "dict[Path, str]") -> list[str]:
+def source_notes(config: "RunConfig", source: "SourceConfig", tokenizers: "dict[Path, str | None]") -> list[str]:
     """What is to be said of a dataset that is there; the sha256 of its tokenizer comes into `tokenizers`.
 
     Raises:
@@ -136,14 +136,3 @@ def source_notes(config: "RunConfig", source: "SourceConfig", tokenizers: "dict[
     if tokenizer is not None and tokenizer.sha256 != manifest.tokenizer.sha256:
         raise UserError(f"{path} was not written with data.tokenizer={data.tokenizer}; preprocess it again")
     return []
-
-
-def require_one_tokenizer(tokenizers: "dict[Path, str]") -> None:
-    """Raises UserError where datasets of a run were written with different tokenizers: as `modelzoo.launch` does."""
-    first = next(iter(tokenizers), None)
-    for path, sha256 in tokenizers.items():
-        if first is not None and sha256 != tokenizers[first]:
-            raise UserError(
-                f"{path} and {first} were written with different tokenizers, and a model reads one; "
-                "preprocess one of them again"
-            )

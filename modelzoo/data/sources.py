@@ -1,5 +1,6 @@
 """From the `data` section of a run to opened datasets and the loader of its training batches. No torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelzoo.base_config import UserError
@@ -56,6 +57,22 @@ def check_tokenizer_is_known(data: DataConfig) -> None:
             f"{paths[0]}: holds no tokenizer, and every checkpoint carries one; name the tokenizer that the data "
             "was written with: data.tokenizer=PATH"
         )
+
+
+def require_one_tokenizer(tokenizers: Mapping[Path, str | None]) -> None:
+    """Refuse datasets of one run that were written with different tokenizers: path -> sha256, None where not known.
+
+    Raises:
+        UserError: two of them.
+    """
+    known = {path: sha256 for path, sha256 in tokenizers.items() if sha256 is not None}
+    first = next(iter(known), None)
+    for path, sha256 in known.items():
+        if first is not None and sha256 != known[first]:
+            raise UserError(
+                f"{path} and {first} were written with different tokenizers, and a model reads one; preprocess one of "
+                "them again"
+            )
 
 
 def open_training(

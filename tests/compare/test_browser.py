@@ -6,7 +6,7 @@ import pytest
 
 from modelzoo.compare.results import write_report
 from modelzoo.report import statistics
-from tests.browser import BINARY, Browser
+from tests.browser import BINARY
 from tests.compare.runs import LADDER, Arm, Study
 from tests.report.test_browser import LONG, OVERLAPPING, TOO_WIDE
 
@@ -18,13 +18,6 @@ STUDIES = {
     "crowded": Study(arms=CROWDED, name=LONG * 2, description="", machines={"gptj": {"name": LONG}}, documents=20,
                      seeds=range(8), domains=(LONG, "code"), missing=[(f"{LONG}_1", 2)]),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,11 @@
 import pytest
 
 from modelzoo.report.continuation import write_report
-from tests.browser import BINARY, Browser
+from tests.browser import BINARY
 from tests.report.runs import CONFIG, evaluations, write_run
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no chromium or chrome on the path")
 LONG = "a_very_long_name_of_a_domain_without_a_place_to_break_it"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
