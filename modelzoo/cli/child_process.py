@@ -8,7 +8,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-BEGIN = "from modelzoo.cli.child_process import end_with_parent; end_with_parent(); "
+BEGIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # no traceback while modules are loaded
+    "from modelzoo.cli.child_process import end_with_parent; end_with_parent(); "
+)
 START = BEGIN + "from modelzoo.cli.main import main; main()"
 LIFELINE = "MODELZOO_LIFELINE"
 """Environment variable: the descriptor of a pipe whose other end the parent holds, and never writes to."""

@@ -59,8 +59,9 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     try:
         first = _wait(processes)
         codes = [process.returncode for process in processes]
+        meant = {0, STOPPED, *(-number for number in asked), *([-signal.SIGTERM] if asked else [])}
         for rank, code in enumerate(codes):  # a rank whose peer has gone fails too, and says only that
-            if code not in (0, STOPPED) and -code not in asked and (rank or code < 0):
+            if code not in meant and (rank or code < 0):
                 errors[rank].seek(0)
                 said = errors[rank].read().decode(errors="replace")
                 print(f"rank {rank} has ended with {how_it_ended(code)}\n{said}".rstrip(), file=sys.stderr)

@@ -64,8 +64,11 @@ def tensors(folder, name="model"):
 
 
 def assert_same_run(one, other):
-    for key in ("loss", "gradient_norm", "validation_loss"):
-        assert series(one, key) == pytest.approx(series(other, key), rel=1e-5), key
+    """Rounding grows with the steps, in the norm of the gradient more than in the loss."""
+    for key, rel in (("loss", 1e-5), ("gradient_norm", 1e-4), ("validation_loss", 1e-5)):
+        ours, theirs = series(one, key), series(other, key)
+        assert ours[:20] == pytest.approx(theirs[:20], rel=1e-5), key
+        assert ours == pytest.approx(theirs, rel=rel), key
     for key in ("batch_sha256", "batches_sha256"):
         assert series(one, key) == series(other, key)
     for name in ("model", "optimizer"):
