@@ -81,9 +81,9 @@ class Ranks:
             os.kill(self.processes[rank].pid, signal.SIGKILL)
         self.join()
 
-    def join(self) -> list[int]:
+    def join(self, patience_seconds: float = PATIENCE_SECONDS) -> list[int]:
         for process in self.processes:
-            process.join(PATIENCE_SECONDS)
+            process.join(patience_seconds)
             assert process.exitcode is not None, "a rank waits for ever"
         return [process.exitcode for process in self.processes]
 
@@ -124,7 +124,12 @@ def kill_at_random(
         goal, deadline = newest_step(run_dir) + draw.randint(int(num_ranks > 1), 4), time.monotonic() + PATIENCE_SECONDS
         while newest_step(run_dir) < goal and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.08 * num_ranks**2))  # of a step and its save
+        if draw.random() < 0.5:  # anywhere in a step and its save
+            time.sleep(draw.uniform(0, 0.08 * num_ranks**2))
+        else:  # in the middle of a write
+            while not any((run_dir / "checkpoints").glob(".step_*.partial*")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.02 * num_ranks))
         victims = draw.choice([[rank] for rank in range(num_ranks)] + [list(range(num_ranks))] * num_ranks)
         ranks.kill(victims)
         left |= {

@@ -40,13 +40,15 @@ def test_a_hundred_kills_while_saving(dataset, tmp_path, seed, hidden_size, keep
 
 
 @pytest.mark.long
-def test_kills_of_one_rank_or_both_while_saving(dataset, tmp_path):
-    whole = overrides_of(dataset, tmp_path / "whole", 120, "accelerator.shard=2", "callbacks.checkpoint.keep_last=null")
-    assert Ranks(whole, 2).join() == [0, 0]
+@pytest.mark.parametrize(("hidden_size", "steps", "in_a_write"), [(32, 120, False), (192, 60, True)])
+def test_kills_of_one_rank_or_both_while_saving(dataset, tmp_path, hidden_size, steps, in_a_write):
+    extra = ["accelerator.shard=2", f"model.hidden_size={hidden_size}"]
+    whole = overrides_of(dataset, tmp_path / "whole", steps, *extra, "callbacks.checkpoint.keep_last=null")
+    assert Ranks(whole, 2).join(patience_seconds=300) == [0, 0]
     folders = checkpoints_of(tmp_path / "whole" / "gptj_tiny")
     expected = {step_of(folder.name): digest_of(folder) for folder in folders}
-    overrides = overrides_of(dataset, tmp_path, 120, "accelerator.shard=2")
-    kill_at_random(overrides, tmp_path / "gptj_tiny", 20, 2, 3, expected)
+    left = kill_at_random(overrides_of(dataset, tmp_path, steps, *extra), tmp_path / "gptj_tiny", 20, 2, 3, expected)
+    assert not in_a_write or ".partial" in left
 
 
 @pytest.mark.long
