@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from modelzoo.base_config import UserError
+from modelzoo.user_error import UserError
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
