@@ -18,6 +18,8 @@ RANGE_TOKENS = 24 * 2**20
 """Tokens held at a time, about."""
 RANGE_PIECES = 2**18
 """Pieces held at a time, about."""
+BLOCK_TOKENS = 2**21
+"""Tokens put in order at a time, about: a copy that is made in the same few pages again and again is cheap."""
 
 
 class _Rows(NamedTuple):
@@ -101,7 +103,10 @@ class Merger:
                 yield parts[0][0]
             else:
                 order = np.argsort(np.concatenate([keys for _, keys in parts]), kind="stable")
-                yield Pieces.merged([pieces for pieces, _ in parts], order)
+                ends = np.cumsum(np.concatenate([pieces.lengths for pieces, _ in parts])[order])
+                cuts = np.searchsorted(ends, np.arange(BLOCK_TOKENS, ends[-1], BLOCK_TOKENS))
+                for block in filter(len, np.split(order, cuts)):
+                    yield Pieces.merged([pieces for pieces, _ in parts], block)
 
     def _ranges(self, split: str) -> Iterator[list[_Rows]]:
         """Rows that are read together, in the order of the ranges."""
