@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_preprocessing.encoder import shuffle_keys
+from data_preprocessing.read_ahead import ReadAhead
 from data_preprocessing.selection import Selection
 from modelzoo.data.schema import Pieces, ShardHeader, ShardInfo, SplitInfo, file_sha256, write_shard
 
@@ -47,7 +48,11 @@ class Merger:
             file = root / split / f"{number:05d}.h5"
             file.parent.mkdir(exist_ok=True)
             full = header._replace(num_documents=documents, num_tokens=tokens, num_bytes=num_bytes)
-            write_shard(file, full, blocks.take(documents), self.has_loss_mask)
+            ahead = ReadAhead(blocks.take(documents))  # one block is put in order while another is written
+            try:
+                write_shard(file, full, ahead, self.has_loss_mask)
+            finally:
+                ahead.stop()
             shards.append(
                 ShardInfo(
                     file=f"{split}/{file.name}",

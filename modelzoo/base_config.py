@@ -11,8 +11,6 @@ from typing import Annotated, Any, NamedTuple, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from modelzoo.user_error import UserError as UserError
-
 
 class Problem(NamedTuple):
     """One thing wrong with a config: where (a path of YAML keys) and what, with the remedy."""
@@ -21,9 +19,14 @@ class Problem(NamedTuple):
     message: str
 
 
+class UserError(ValueError):
+    """The user's input is wrong. The command line prints the message alone and exits with code 2."""
+
+
 class Config(BaseModel):
     """A frozen section of a YAML file. Unknown keys are errors, numbers are not guessed from strings."""
 
+    # built when first used: a command reads one kind of many
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     def problems(self) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from modelzoo.user_error import UserError
+from modelzoo.base_config import UserError
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of a disk, a user's share of it, or what a process may write into a file."""

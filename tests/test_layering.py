@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIG_LAYER = {"modelzoo.user_error", "modelzoo.base_config", "modelzoo.files"}
+CONFIG_LAYER = {"modelzoo.base_config", "modelzoo.files"}
 ALLOWED = {
-    "modelzoo.user_error": set(),
-    "modelzoo.base_config": {"modelzoo.user_error"},
-    "modelzoo.files": {"modelzoo.user_error"},
+    "modelzoo.base_config": set(),
+    "modelzoo.files": {"modelzoo.base_config"},
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.yaml_source": CONFIG_LAYER,
     "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.composition"},

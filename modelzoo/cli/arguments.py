@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from modelzoo.user_error import UserError
+from modelzoo.base_config import UserError
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

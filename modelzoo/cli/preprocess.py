@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
-from modelzoo.user_error import UserError
 
 if TYPE_CHECKING:
     from data_preprocessing.pipeline import Summary
