@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from modelzoo.cli.main import VERBS, build
 
 
@@ -23,25 +21,17 @@ def test_list_needs_no_config_classes():
     assert "family" in in_a_process(program)
 
 
-def test_a_config_composed_beside_is_the_one_composed_here():
+def test_a_config_composed_beside_is_the_one_composed_here_and_so_are_its_errors():
     program = (
-        "import sys\nfrom modelzoo.config_files import compose, compose_beside\n"
+        "import sys\nfrom modelzoo.base_config import UserError\n"
+        "from modelzoo.config_files import compose, compose_beside\n"
         "arguments = 'preprocess/trc2_gpt2', ['shuffle_seed=7']\n"
-        "composed = compose_beside(*arguments)()\n"
-        "assert 'hydra' not in sys.modules, 'composed here'\n"
-        "assert composed.data['shuffle_seed'] == 7 and composed == compose(*arguments)"
-    )
-    in_a_process(program)
-
-
-@pytest.mark.parametrize("arguments", [("preprocess/trc3",), ("preprocess/trc2_gpt2", ["shuffle_seed"])])
-def test_what_cannot_be_composed_beside_fails_as_it_does_here(arguments):
-    program = (
-        "from modelzoo.config_files import compose, compose_beside\nfrom modelzoo.base_config import UserError\n"
         "def message(call):\n try: call()\n except UserError as error: return str(error)\n"
-        f"arguments = {arguments!r}\n"
-        "beside = message(compose_beside(*arguments))\n"
-        "assert beside and beside == message(lambda: compose(*arguments)), beside"
+        "composed, wrong = compose_beside(*arguments), compose_beside('preprocess/trc3')\n"
+        "composed = composed()\nassert 'hydra' not in sys.modules, 'composed here'\n"
+        "wrong = message(wrong)\nassert 'preprocess/trc3' in wrong, wrong\n"
+        "assert wrong == message(lambda: compose('preprocess/trc3')), wrong\n"
+        "assert composed.data['shuffle_seed'] == 7 and composed == compose(*arguments)"
     )
     in_a_process(program)
 
