@@ -278,7 +278,9 @@ def main() -> None:
             "HF_HOME": str(work / "hf"),  # nothing is kept from one benchmark to the next
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPYCACHEPREFIX": str(work / "bytecode"),  # of all, as installed packages have it
         }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         take_turns(arms, source, work, environment, arguments)
 
     num_bytes = source.stat().st_size

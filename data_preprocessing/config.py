@@ -92,7 +92,7 @@ class PreprocessConfig(Limits):
     @property
     def named_sources(self) -> Mapping[str, Source]:
         """All sources; a lone reader is one of the name "" without limits of its own."""
-        return self.sources or {"": Source(reader=self.reader)}  # type: ignore[arg-type]
+        return self.sources or {"": Source.model_construct(reader=self.reader)}  # type: ignore[arg-type]
 
     def problems(self) -> Iterator[Problem]:
         return self.cross_problems({"reader": self.reader, "sources": self.sources, "mode": self.mode})

@@ -80,7 +80,7 @@ class ChunkEncoder:
         names = ("normalization", "mode", "deduplication", "validation_fraction", "shuffle_seed")
         settings = config.model_dump(mode="json", include=set(names))
         readers = {
-            name: source.model_dump(mode="json", include={"fraction": True, "reader": True})
+            name: {"fraction": source.fraction, "reader": source.reader.model_dump(mode="json")}
             for name, source in config.named_sources.items()
         }
         common = {"version": VERSION, "tokenizer": tokenizer.sha256, "fraction": config.fraction, **settings}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_preprocessing.encoder import shuffle_keys
+from data_preprocessing.read_ahead import ReadAhead
 from data_preprocessing.selection import Selection
 from modelzoo.data.schema import Pieces, ShardHeader, ShardInfo, SplitInfo, file_sha256, write_shard
 
@@ -18,6 +19,8 @@ RANGE_TOKENS = 24 * 2**20
 """Tokens held at a time, about."""
 RANGE_PIECES = 2**18
 """Pieces held at a time, about."""
+BLOCK_TOKENS = 2**21
+"""Tokens put in order at a time, about: a copy that is made in the same few pages again and again is cheap."""
 
 
 class _Rows(NamedTuple):
@@ -45,7 +48,11 @@ class Merger:
             file = root / split / f"{number:05d}.h5"
             file.parent.mkdir(exist_ok=True)
             full = header._replace(num_documents=documents, num_tokens=tokens, num_bytes=num_bytes)
-            write_shard(file, full, blocks.take(documents), self.has_loss_mask)
+            ahead = ReadAhead(blocks.take(documents))  # one block is put in order while another is written
+            try:
+                write_shard(file, full, ahead, self.has_loss_mask)
+            finally:
+                ahead.stop()
             shards.append(
                 ShardInfo(
                     file=f"{split}/{file.name}",
@@ -101,7 +108,10 @@ class Merger:
                 yield parts[0][0]
             else:
                 order = np.argsort(np.concatenate([keys for _, keys in parts]), kind="stable")
-                yield Pieces.merged([pieces for pieces, _ in parts], order)
+                ends = np.cumsum(np.concatenate([pieces.lengths for pieces, _ in parts])[order])
+                cuts = np.searchsorted(ends, np.arange(BLOCK_TOKENS, ends[-1], BLOCK_TOKENS))
+                for block in filter(len, np.split(order, cuts)):
+                    yield Pieces.merged([pieces for pieces, _ in parts], block)
 
     def _ranges(self, split: str) -> Iterator[list[_Rows]]:
         """Rows that are read together, in the order of the ranges."""

@@ -4,19 +4,18 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any
 
 from data_preprocessing.chunks import Chunk
 from data_preprocessing.encoder import ChunkEncoder, Outcome
+from data_preprocessing.read_ahead import ReadAhead
 from modelzoo.base_config import UserError
 
-T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent dies."""
 
@@ -37,7 +36,7 @@ def encode_in_processes(encoder: ChunkEncoder, chunks: Iterable[Chunk], workers:
     # A fork has the tokenizer already, and shares its memory; elsewhere, or beside threads, it is unsafe
     forks = sys.platform == "linux" and threading.active_count() == 1
     pool = [_Worker(encoder, forks) for _ in range(workers)]
-    ahead = _ReadAhead(chunks)
+    ahead = ReadAhead(chunks)
     try:
         yield from _share_out(pool, ahead)
     finally:
@@ -66,8 +65,9 @@ def died(chunk: Chunk, how: str) -> UserError:
 
 def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outcome]:
     idle, busy = list(pool), dict[Any, _Worker]()
+    done: list[Outcome] = []
     ended = False
-    while busy or not ended:
+    while busy or done or not ended:
         while idle and not ended:
             chunk = next(chunks, None)
             if chunk is None:
@@ -76,9 +76,11 @@ def _share_out(pool: list["_Worker"], chunks: Iterator[Chunk]) -> Iterator[Outco
                 worker = idle.pop()
                 worker.send(chunk)
                 busy[worker.connection] = worker
+        yield from done  # once the workers have something to do again
+        done = []
         for connection in wait(list(busy)) if busy else ():  # of no connection it would wait for ever
             worker = busy.pop(connection)
-            yield worker.receive()
+            done.append(worker.receive())
             idle.append(worker)
 
 
@@ -157,46 +159,3 @@ def _serve(connection: Connection, encoder: ChunkEncoder | None, parent: int) ->
             outcome = OSError(error.errno, error.strerror or str(error), error.filename)
         connection.send(outcome)
         gc.collect()
-
-
-class _ReadAhead(Iterator[T]):
-    """An iterator run by a thread, a few items ahead."""
-
-    DEPTH = 2
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._queue: queue.Queue[tuple[bool, Any]] = queue.Queue(self.DEPTH)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, args=(items,), daemon=True)
-        self._thread.start()
-
-    def _run(self, items: Iterable[T]) -> None:
-        try:
-            for item in items:
-                self._put((True, item))
-                if self._stopped:
-                    return
-            self._put((False, None))
-        except BaseException as error:
-            self._put((False, error))
-
-    def _put(self, entry: tuple[bool, Any]) -> None:
-        while not self._stopped:
-            try:
-                return self._queue.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def __next__(self) -> T:
-        more, item = self._queue.get()
-        if more:
-            return item
-        self._queue.put((False, None))
-        if item is not None:
-            raise item
-        raise StopIteration
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped = True
-        self._thread.join()

@@ -26,7 +26,8 @@ class UserError(ValueError):
 class Config(BaseModel):
     """A frozen section of a YAML file. Unknown keys are errors, numbers are not guessed from strings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # built when first used: a command reads one kind of many
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong between fields that are each valid on their own. Paths are relative."""

@@ -32,6 +32,7 @@ class Loading:
             native = fastokens.Tokenizer.from_json_str(specification)
             native.no_truncation()
             native.no_padding()
+            native.encode_batch_flat([" "])  # the first call builds tables: 0.03 to 0.06 s
             self._native = native
         except BaseException as error:  # a panic of Rust code is not an Exception
             self._error = f"fastokens cannot read it ({type(error).__name__}: {error})"

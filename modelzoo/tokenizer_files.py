@@ -49,12 +49,23 @@ def find(path: str | Path) -> Path:
     return path
 
 
+_ahead: dict[Path, str] = {}
+
+
+def read_ahead(path: Path) -> str:
+    """`read`, and the next `read` of the same file gives the same text at once."""
+    _ahead[path] = read(path)
+    return _ahead[path]
+
+
 def read(path: Path) -> str:
     """The text of a tokenizer.json for a file that `find` found.
 
     Raises:
         UserError: it is not a tokenizer.
     """
+    if path in _ahead:
+        return _ahead.pop(path)
     try:
         text = path.read_text(encoding="utf-8")
         content = orjson.loads(text)

@@ -14,7 +14,8 @@ ALLOWED = {
     "modelzoo.files": {"modelzoo.base_config"},
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.yaml_source": CONFIG_LAYER,
-    "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.yaml_source"},
+    "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.composition"},
+    "modelzoo.composition": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.yaml_source"},
     "modelzoo.tokenizer": CONFIG_LAYER
     | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
     "modelzoo.fast_tokenizer": CONFIG_LAYER | {"modelzoo.fast_loading", "modelzoo.tokenizer_cuts"},
@@ -83,7 +84,8 @@ ALLOWED = {
     | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
 }
 WITHOUT_TORCH = [
-    "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.run_config",
+    "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.composition",
+    "modelzoo.run_config",
     "modelzoo.tokenizer", "modelzoo.data.schema", "modelzoo.data.config", "modelzoo.data.dataset",
     "modelzoo.model.config", "modelzoo.model.parameters", "modelzoo.optimizer", "modelzoo.schedule",
     "modelzoo.trainer.config",

@@ -30,7 +30,7 @@ def command(as_json: bool = typer.Option(False, "--json", help="For programs."))
 
 def cached_rows() -> list[dict[str, Any]]:
     """The table's rows: composing every config takes a second, so they are kept until a file changes."""
-    # as config_files.configs_dir(), whose module brings hydra along (0.33 s to import)
+    # as config_files.configs_dir(), whose module brings pydantic along
     package = Path(__file__).resolve().parents[1]
     configs = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     digest = hashlib.sha256(__version__.encode())

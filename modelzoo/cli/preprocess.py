@@ -41,13 +41,15 @@ def parse_task(text: str) -> "Task":
 
 def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool = False) -> "Summary":
     """Preprocess, and say what was written."""
+    from modelzoo.config_files import compose_beside, validate
+
+    composed = compose_beside(name, overrides)
     _begin_tokenizer(name, overrides)
     from data_preprocessing import pipeline
     from data_preprocessing.config import PreprocessConfig
     from modelzoo.cli.progress import reading
-    from modelzoo.config_files import load_config
 
-    config = load_config(PreprocessConfig, name, overrides)
+    config = validate(PreprocessConfig, composed())
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: of a job queue, or of a terminal that was closed
         signal.signal(number, signal.default_int_handler)
     try:
@@ -92,4 +94,4 @@ def _begin_tokenizer(name: str, overrides: list[str]) -> None:
         lines = [*yaml.splitlines(), *(override.replace("=", ": ", 1) for override in overrides)]
         named = [found[1] for line in lines if (found := re.match(r"tokenizer: +['\"]?([^\s'\"#]+)", line))]
         if named and Path(named[-1]).exists():
-            begin_ahead(tokenizer_files.read(tokenizer_files.find(named[-1])))
+            begin_ahead(tokenizer_files.read_ahead(tokenizer_files.find(named[-1])))

@@ -1,8 +1,9 @@
 """Progress of work whose length is known: a bar on a terminal, one line at the end elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from modelzoo.cli.arguments import say
@@ -11,33 +12,17 @@ from modelzoo.cli.arguments import say
 @contextmanager
 def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     """Yields `advance(amount, total=None, more="")`: how many more units are done, and what else to show."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
     started, done, beside = time.monotonic(), 0, ""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    # without a thread of its own: who has threads cannot fork workers
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(label, total=total, rate="")
+    with _bar(label, total) if sys.stderr.isatty() else nullcontext() as show:
         shown_at = 0.0
 
         def advance(amount: int, total: int | None = None, more: str = "") -> None:
             nonlocal done, beside, shown_at
             done, beside = done + amount, more
-            rate = done / max(1e-9, time.monotonic() - started)
-            shown = f"{rate / 1e6:.1f} MB/s" if unit == "bytes" else f"{rate:,.0f} {unit}/s"
-            bar.update(task, completed=done, rate=", ".join(filter(None, (shown, more))), total=total)
-            if time.monotonic() - shown_at > 0.1:
-                bar.refresh()
+            if show is not None and time.monotonic() - shown_at > 0.1:
+                rate = done / max(1e-9, time.monotonic() - started)
+                shown = f"{rate / 1e6:.1f} MB/s" if unit == "bytes" else f"{rate:,.0f} {unit}/s"
+                show(completed=done, total=total, rate=", ".join(filter(None, (shown, more))))
                 shown_at = time.monotonic()
 
         yield advance
@@ -45,6 +30,30 @@ def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[...,
         seconds = time.monotonic() - started
         rate = f" ({', '.join(filter(None, (f'{done / seconds / 1e6:.1f} MB/s', beside)))})" if unit == "bytes" else ""
         say(f"{label}: {done:,} {unit} in {seconds:.1f} s{rate}")
+
+
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Yields what sets `completed`, `total` and `rate`, and draws the bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    console = Console(stderr=True, highlight=False)
+    # without a thread of its own: who has threads cannot fork workers
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(label, total=total, rate="")
+
+        def show(**fields: Any) -> None:
+            bar.update(task, refresh=True, **fields)
+
+        yield show
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""What a command loads before it begins: no more than it needs."""
+
+import subprocess
+import sys
+
+from modelzoo.cli.main import VERBS, build
+
+
+def in_a_process(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_list_needs_no_config_classes():
+    program = (
+        "import sys; from modelzoo.cli.main import main\nsys.argv = ['modelzoo', 'list', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "loaded = {'hydra', 'numpy', 'torch', 'modelzoo.run_config'} & sys.modules.keys()\nassert not loaded, loaded"
+    )
+    assert "family" in in_a_process(program)
+
+
+def test_a_config_composed_beside_is_the_one_composed_here_and_so_are_its_errors():
+    program = (
+        "import sys\nfrom modelzoo.base_config import UserError\n"
+        "from modelzoo.config_files import compose, compose_beside\n"
+        "arguments = 'preprocess/trc2_gpt2', ['shuffle_seed=7']\n"
+        "def message(call):\n try: call()\n except UserError as error: return str(error)\n"
+        "composed, wrong = compose_beside(*arguments), compose_beside('preprocess/trc3')\n"
+        "composed = composed()\nassert 'hydra' not in sys.modules, 'composed here'\n"
+        "wrong = message(wrong)\nassert 'preprocess/trc3' in wrong, wrong\n"
+        "assert wrong == message(lambda: compose('preprocess/trc3')), wrong\n"
+        "assert composed.data['shuffle_seed'] == 7 and composed == compose(*arguments)"
+    )
+    in_a_process(program)
+
+
+def test_every_verb_has_its_file():
+    program = build(VERBS)
+    names = {command.name for command in program.registered_commands} | {g.name for g in program.registered_groups}
+    assert names == set(VERBS)
