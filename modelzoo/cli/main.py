@@ -65,14 +65,21 @@ def __getattr__(name: str) -> typer.Typer:
 
 
 def main() -> None:
-    """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else."""
+    """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else.
+
+    130, as shells have it, for Ctrl-C before a command has begun.
+    """
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
     # to look for plugins, pydantic reads what every installed package says of itself: 0.04 s
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        build([verb] if (verb := next(iter(sys.argv[1:]), "")) in VERBS else VERBS)()
+        program = build([verb] if (verb := next(iter(sys.argv[1:]), "")) in VERBS else VERBS)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    try:
+        program()
     except UserError as error:
         fail(str(error))
     except BrokenPipeError:  # the reader, `head` say, has seen enough
