@@ -101,7 +101,7 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
         UNIT: (peer(theirs), UNIT),
         "transformers, static, compiled": (peer(theirs, **static), UNIT),
         "ours": (own(model, "model"), UNIT),
-        "ours, columns": (own(model, "columns"), UNIT),
+        "ours, packed": (own(model, "packed"), UNIT),
         "ours, float16": (own(model, "float16"), ""),
         "ours, int8": (own(model, "int8"), ""),
         "transformers, bf16": (peer(theirs_bf16), ""),

@@ -52,7 +52,7 @@ def load_batcher(
     try:
         model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision], weights)
         doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
-        form: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
+        form: Form = "int8" if precision == "int8" else "packed" if doubled else "model"
         return Batcher(Decoder(model, max_rows, max_len, weights=form), tokenizer)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):

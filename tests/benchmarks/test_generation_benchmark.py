@@ -17,7 +17,7 @@ def test_measures_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "argv", ["generation", *OPTIONS, "--threads", "1", "--json", str(figures)])
     generation.main()
     [case] = json.loads(figures.read_text())
-    assert case["equal"]["ours"] == case["equal"]["ours, columns"] == 1
+    assert case["equal"]["ours"] == case["equal"]["ours, packed"] == 1
     assert {len(seconds) for seconds in case["seconds"].values()} == {2}
 
     right = Inference.logits

@@ -75,7 +75,7 @@ def test_other_shapes(family: str, shape: dict[str, Any]) -> None:
     model = ours(theirs, vocab_size=VOCAB - 6, padded_vocab_size=VOCAB)
     expected = [continued(theirs, prompt, **options) for prompt in prompts]
     assert tokens_of(model, prompts, NEW, sampling) == expected
-    assert tokens_of(model, prompts, NEW, sampling, weights="columns") == expected
+    assert tokens_of(model, prompts, NEW, sampling, weights="packed") == expected
     assert [tokens_of(model, [prompt], NEW, sampling)[0] for prompt in prompts] == expected
     assert all(len(set(tokens)) > 3 for tokens in expected)
 

@@ -11,7 +11,7 @@ from modelzoo.model.config import ModelConfig
 from modelzoo.model.decoder import Decoder
 from modelzoo.model.gpt import GPT
 from modelzoo.model.inference import Inference
-from modelzoo.model.weights import Form, columns, float16, int8, linear_of
+from modelzoo.model.weights import Form, packed, float16, int8, linear_of
 from tests.model.families import redraw
 
 FIELDS: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_bf16_keeps_positions_in_fp32() -> None:
     assert (found - exact(ids)[..., :29]).square().mean() < 1.5 * error
 
 
-@pytest.mark.parametrize(("weights", "tolerance"), [("columns", 1e-5), ("float16", 4e-3), ("int8", 8e-2)])
+@pytest.mark.parametrize(("weights", "tolerance"), [("packed", 1e-5), ("float16", 4e-3), ("int8", 8e-2)])
 @pytest.mark.parametrize("name", ["gpt2", "tied norm", "muP, head with bias"])
 def test_forms_come_close(name: str, weights: Form, tolerance: float) -> None:
     """Relative to the spread of the logits; int8 rounds to 1/254 of each output's largest weight."""
@@ -107,10 +107,10 @@ def test_forms_come_close(name: str, weights: Form, tolerance: float) -> None:
     expected = model(ids)[..., :29]
     for chunks in ([21], [1] * 21):
         error = (in_chunks(model, ids, chunks, weights) - expected).square().mean().sqrt() / expected.std()
-        assert (1e-5 if weights != "columns" else -1) < error < tolerance
+        assert (1e-5 if weights != "packed" else -1) < error < tolerance
 
 
-@pytest.mark.parametrize("make", [columns, float16, int8])
+@pytest.mark.parametrize("make", [packed, float16, int8])
 @pytest.mark.parametrize("num", [1, 2, 40])
 def test_products(make: Any, num: int) -> None:
     if make is float16 and "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -122,12 +122,12 @@ def test_products(make: Any, num: int) -> None:
         weight[3] = 0  # its scale would be 0
         for b in (bias, None):
             exact = torch.nn.functional.linear(x, weight, b)
-            assert (make(weight, b)(x) - exact).abs().max() < {columns: 1e-4, float16: 0.02, int8: 0.5}[make]
+            assert (make(weight, b)(x) - exact).abs().max() < {packed: 1e-4, float16: 0.02, int8: 0.5}[make]
 
 
 def test_impossible_forms_are_refused() -> None:
     model = made({})
-    with pytest.raises(ValueError, match="weights='int4': expected model, columns, float16, int8"):
+    with pytest.raises(ValueError, match="weights='int4': expected model, packed, float16, int8"):
         Decoder(model, weights="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"weights='float16' needs weights up to 65504 \(found 1e\+06\)"):
         float16(torch.full((4, 4), 1e6), None)
