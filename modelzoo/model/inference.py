@@ -114,7 +114,7 @@ class Inference:
         for group in cache.groups:
             own = queries if len(cache.groups) == 1 else queries[group.tokens]
             attended = F.scaled_dot_product_attention(
-                own.unflatten(0, (group.num_rows, -1)).transpose(1, 2),  # (G, H, C, K)
+                own.view(group.num_rows, -1, heads, head_dim).transpose(1, 2),  # (G, H, C, K)
                 group.keys[layer],
                 group.values[layer],
                 attn_mask=group.mask,

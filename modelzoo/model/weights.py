@@ -69,7 +69,7 @@ def packed(weight: Tensor, bias: Tensor | None, max_rows: int = 1) -> Linear:
     if max_rows == 1 or weight.numel() < BLOCKED_WEIGHTS or not _has_blocks():
         return single
     several = _blocked(weight, bias)
-    return lambda x: single(x) if len(x) == 1 else several(x)
+    return lambda x: single(x) if x.shape[0] == 1 else several(x)
 
 
 def _blocked(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -123,7 +123,7 @@ def int8(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def _int8_product(weight: Any, bias: Tensor | None, x: Tensor) -> Tensor:
-    num, x_fp32 = len(x), x.float()
+    num, x_fp32 = x.shape[0], x.float()
     unit = torch.linalg.vector_norm(x_fp32, torch.inf, 1, True).clamp_min_(1e-30).div_(63)  # (N, 1)
     exact = x_fp32 / unit  # -63 … 63: two products of 7 and 8 bits fit the 16 in which AVX2 adds them
     rounded = exact.round()

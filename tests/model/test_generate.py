@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modelzoo.model import weights as forms
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.decoder import Decoder, Token
 from modelzoo.model.generate import generate
@@ -46,10 +47,13 @@ def of_row(tokens: list[Token], row: int) -> list[int]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_rows", [1, 2, 8])
-def test_greedy_is_that_of_transformers(family: str, max_rows: int) -> None:
+def test_greedy_is_that_of_transformers(family: str, max_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "BLOCKED_WEIGHTS", 0)
     theirs = reference(family)
     expected = [continued(theirs, prompt) for prompt in PROMPTS]
-    assert tokens_of(ours(theirs), PROMPTS, max_rows=max_rows) == expected
+    model = ours(theirs)
+    assert tokens_of(model, PROMPTS, max_rows=max_rows) == expected
+    assert tokens_of(model, PROMPTS, max_rows=max_rows, weights="packed") == expected
 
 
 @pytest.mark.parametrize(
