@@ -9,7 +9,8 @@ import pytest
 from benchmarks import generation
 from modelzoo.model.inference import Inference
 
-OPTIONS = ["--size", "tiny", "--family", "gptj", "--batch", "2", "--new", "4", "--rounds", "2", "--only", "ours"]
+OPTIONS = ["--size", "tiny", "--family", "gptj", "--batch", "2", "--new", "4", "--rounds", "2", "--only"]
+OPTIONS += ["ours", "ours, packed", "ours, packed, bf16"]
 
 
 def test_measures_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +19,7 @@ def test_measures_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     generation.main()
     [case] = json.loads(figures.read_text())
     assert case["equal"]["ours"] == case["equal"]["ours, packed"] == 1
+    assert case["equal"].keys() == {"transformers", "ours", "ours, packed", "ours, packed, bf16"}
     assert {len(seconds) for seconds in case["seconds"].values()} == {2}
 
     right = Inference.logits
