@@ -24,7 +24,7 @@ from transformers import CompileConfig, GPTJConfig, GPTJForCausalLM, GPTNeoXConf
 
 from modelzoo.convert import hf
 from modelzoo.model.config import ModelConfig
-from modelzoo.model.generate import generate
+from modelzoo.model.decoder import Decoder
 from modelzoo.model.gpt import GPT
 from modelzoo.model.weights import Form
 
@@ -94,7 +94,19 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
         return run
 
     def own(model: GPT, weights: Form) -> Arm:
-        return lambda: [found.token_ids for found in generate(model, prompts, num_new, weights=weights)]
+        decoders: list[Decoder] = []  # made once, in the first call, as a model is loaded once
+
+        def run() -> list[list[int]]:
+            if not decoders:
+                decoders.append(Decoder(model, len(prompts), prompts.shape[1] + num_new, weights=weights))
+            (decoder,) = decoders
+            tokens = {decoder.add(prompt, max_new_tokens=num_new): list[int]() for prompt in prompts.tolist()}
+            while decoder.num_rows:
+                for token in decoder.step():
+                    tokens[token.row].append(token.token_id)
+            return list(tokens.values())
+
+        return run
 
     compile_config = CompileConfig(mode="default")
     compile_config._compile_all_devices = True  # else it leaves CPUs alone
