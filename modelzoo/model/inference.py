@@ -76,7 +76,10 @@ class Inference:
         if self.scaling.embed != 1:
             x = x * self.scaling.embed
         for index, layer in enumerate(self._layers):
-            x = (self._fused if isinstance(layer, _Fused) else self._block)(x, layer, cache, index)
+            if isinstance(layer, _Fused):
+                x = self._fused(x, layer, cache, index)
+            else:
+                x = self._block(x, layer, cache, index)
         return self._final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

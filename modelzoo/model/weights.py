@@ -43,7 +43,9 @@ def linear_of(form: Form, max_rows: int = 1) -> Callable[[Tensor, Tensor | None]
     """
     if form not in get_args(Form):
         raise ValueError(f"weights={form!r}: expected {', '.join(get_args(Form))}")
-    return {"model": plain, "packed": partial(packed, max_rows=max_rows), "float16": float16, "int8": int8}[form]
+    if form == "packed":
+        return partial(packed, max_rows=max_rows)
+    return {"model": plain, "float16": float16, "int8": int8}[form]
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Linear:
