@@ -3,7 +3,8 @@
     python -m benchmarks.generation [--size tiny 125M] [--family gptj gpt_neox] [--batch 1 8] [--json FILE]
 
 Random weights; greedy, prompts of 64 tokens, 128 new ones. Arms take turns (A B C A B C …). In fp32 the tokens of
-every arm must be those of transformers as shipped, or the run fails; of bf16 and int8 it prints how many are.
+every arm must be those of transformers as shipped, or the run fails; of the others it prints how many are.
+TORCHINDUCTOR_CACHE_DIR keeps what the compiled arms compile: `first s` of a second run is that of a warm cache.
 """
 
 import argparse
@@ -23,13 +24,15 @@ from transformers import CompileConfig, GPTJConfig, GPTJForCausalLM, GPTNeoXConf
 
 from modelzoo.convert import hf
 from modelzoo.model.config import ModelConfig
-from modelzoo.model.generate import generate
+from modelzoo.model.decoder import Decoder
 from modelzoo.model.gpt import GPT
 from modelzoo.model.weights import Form
 
 SIZES = {"tiny": (4, 192, 6, 4_096), "125M": (12, 768, 12, 50_257)}
 """Layers, hidden size, heads, vocabulary."""
-UNIT = "transformers"
+UNIT, COMPILED, OURS = "transformers", "transformers, static, compiled", "ours, packed"
+BF16 = ", bf16"
+"""Ends the name of an arm that computes in bf16; it is compared with those of the peer that do."""
 Arm = Callable[[], list[list[int]]]
 
 
@@ -43,7 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=128, help="tokens (%(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="timed (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
-    parser.add_argument("--only", nargs="+", help="arms whose name holds one of these words; transformers always runs")
+    parser.add_argument("--only", nargs="+", help="arms of these names (transformers always runs)")
     parser.add_argument("--cpu-time", action="store_true", help="time of this process instead of the clock's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     return parser.parse_args()
@@ -91,7 +94,19 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
         return run
 
     def own(model: GPT, weights: Form) -> Arm:
-        return lambda: [found.token_ids for found in generate(model, prompts, num_new, weights=weights)]
+        decoders: list[Decoder] = []  # made once, in the first call, as a model is loaded once
+
+        def run() -> list[list[int]]:
+            if not decoders:
+                decoders.append(Decoder(model, len(prompts), prompts.shape[1] + num_new, weights=weights))
+            (decoder,) = decoders
+            tokens = {decoder.add(prompt, max_new_tokens=num_new): list[int]() for prompt in prompts.tolist()}
+            while decoder.num_rows:
+                for token in decoder.step():
+                    tokens[token.row].append(token.token_id)
+            return list(tokens.values())
+
+        return run
 
     compile_config = CompileConfig(mode="default")
     compile_config._compile_all_devices = True  # else it leaves CPUs alone
@@ -99,14 +114,15 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
     model, model_bf16 = ours(theirs), ours(theirs_bf16)
     return {
         UNIT: (peer(theirs), UNIT),
-        "transformers, static, compiled": (peer(theirs, **static), UNIT),
+        COMPILED: (peer(theirs, **static), UNIT),
         "ours": (own(model, "model"), UNIT),
-        "ours, columns": (own(model, "columns"), UNIT),
+        OURS: (own(model, "packed"), UNIT),
         "ours, float16": (own(model, "float16"), ""),
         "ours, int8": (own(model, "int8"), ""),
-        "transformers, bf16": (peer(theirs_bf16), ""),
-        "transformers, static, compiled, bf16": (peer(theirs_bf16, **static), ""),
-        "ours, bf16": (own(model_bf16, "model"), ""),
+        UNIT + BF16: (peer(theirs_bf16), ""),
+        COMPILED + BF16: (peer(theirs_bf16, **static), ""),
+        "ours" + BF16: (own(model_bf16, "model"), ""),
+        OURS + BF16: (own(model_bf16, "packed"), ""),
     }
 
 
@@ -117,7 +133,8 @@ def measure(arguments: argparse.Namespace, family: str, size: str, batch: int) -
     vocab_size = SIZES[size][3]
     prompts = torch.randint(0, vocab_size, (batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
     arms = arms_of(theirs, half, prompts, arguments.new)
-    wanted = {name for name in arms if not arguments.only or any(word in name for word in arguments.only)} | {UNIT}
+    assert set(arguments.only or ()) <= arms.keys(), f"--only: expected some of {', '.join(map(repr, arms))}"
+    wanted = {UNIT, *(arguments.only or arms)}
     arms = {name: arm for name, arm in arms.items() if name in wanted}
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     tokens, first = dict[str, list[list[int]]](), dict[str, float]()
@@ -143,19 +160,24 @@ def measure(arguments: argparse.Namespace, family: str, size: str, batch: int) -
 
 
 def report(case: dict[str, Any], num_new: int) -> None:
-    """The table; a ratio above 1 says faster than transformers as shipped."""
+    """The table; a ratio above 1 says faster than the other: than transformers as shipped and compiled, in bf16 where
+    the arm is, and than ours in fp32."""
     load = ", ".join(f"{value:.1f}" for value in case["load"])
     print(f"\n{case['family']} {case['size']}, batch {case['batch']} (load {load})")
-    print(f"{'':<36} {'tokens/s (quartiles)':>26} {'ratio':>6} {'of lower quartiles':>19} {'same':>6} {'first s':>8}")
-    unit_low, unit, _ = statistics.quantiles(case["seconds"][UNIT], n=4)
-    for name, seconds in case["seconds"].items():
-        low, median, high = statistics.quantiles(seconds, n=4)
+    titles = f"{'shipped (low quartiles)':>24} {'compiled':>9} {'ours fp32':>10} {'same':>6} {'first s':>8}"
+    print(f"{'':<36} {'tokens/s (quartiles)':>26} {titles}")
+    quartiles = {name: statistics.quantiles(seconds, n=4) for name, seconds in case["seconds"].items()}
+
+    def ratio(other: str, name: str, quartile: int = 1) -> str:
+        return f"{quartiles[other][quartile] / quartiles[name][quartile]:.2f}" if other in quartiles else "–"
+
+    for name, (low, median, high) in quartiles.items():
         rates = [case["batch"] * num_new / value for value in (median, high, low)]
-        spread = "{:,.0f} ({:,.0f}–{:,.0f})".format(*rates)
-        print(
-            f"{name:<36} {spread:>26} {unit / median:>6.2f} {unit_low / low:>19.2f} {case['equal'][name]:>6.0%} "
-            f"{case['first_seconds'][name]:>8.1f}"
-        )
+        precision = BF16 if name.endswith(BF16) else ""
+        shipped = f"{ratio(UNIT + precision, name)} ({ratio(UNIT + precision, name, 0)})"
+        ratios = f"{shipped:>24} {ratio(COMPILED + precision, name):>9} {ratio(OURS, name):>10}"
+        found = f"{case['equal'][name]:>6.0%} {case['first_seconds'][name]:>8.1f}"
+        print(f"{name:<36} {'{:,.0f} ({:,.0f}–{:,.0f})'.format(*rates):>26} {ratios} {found}", flush=True)
 
 
 def main() -> None:

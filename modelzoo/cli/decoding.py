@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelzoo.base_config import UserError
-from modelzoo.cli.arguments import accelerator_from
+from modelzoo.cli.arguments import accelerator_from, say
 
 if TYPE_CHECKING:
     from modelzoo.batching import Batcher
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 COPIED_BYTES = 2**32
-"""Models up to this size get a copy of their weights by columns, where that is faster (fp32 on the CPU)."""
+"""On the CPU weights get packed copies up to this size in all: one, or two of fp32 for several rows."""
 
 
 def check_precision(precision: str) -> None:
@@ -39,7 +39,7 @@ def load_batcher(
 
     from modelzoo.batching import Batcher
     from modelzoo.model.decoder import Decoder
-    from modelzoo.model.weights import Form
+    from modelzoo.model.weights import Form, multiplies_bf16
     from modelzoo.saved_models import load_model
     from modelzoo.trainer.accelerator import DTYPES
 
@@ -51,8 +51,18 @@ def load_batcher(
         )
     try:
         model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision], weights)
-        doubled = accelerator.device.type == "cpu" and sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
-        form: Form = "int8" if precision == "int8" else "columns" if doubled else "model"
+        form: Form = "model"
+        if accelerator.device.type == "cpu":
+            num_copies = 2 if accelerator.precision == "fp32" and max_rows > 1 else 1
+            fits = num_copies * sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
+            form = "int8" if precision == "int8" else "packed" if fits else "model"
+            if precision == "bf16" and not multiplies_bf16():
+                way = (
+                    "a copy of the weights in fp16, sums in fp32"
+                    if fits
+                    else "emulation, which is slow; int8 is faster"
+                )
+                say(f"note: this CPU has no instructions for bf16: its products are made by {way}")
         return Batcher(Decoder(model, max_rows, max_len, weights=form), tokenizer)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):

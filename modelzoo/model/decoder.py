@@ -94,7 +94,7 @@ class Decoder:
             if value < 1 or (limit is not None and value > limit):
                 raise ValueError(f"{name}={value}: expected at least 1" + (f", at most {limit}" if limit else ""))
         self.config, self.max_rows, self.max_prefill_tokens = config, max_rows, max_prefill_tokens
-        self._inference = Inference(model, weights)
+        self._inference = Inference(model, weights, max_rows)
         weight = model.embedding.weight
         self._device = weight.device
         self._cache = KVCache(config, max_rows, self.max_len, dtype=weight.dtype, device=weight.device)

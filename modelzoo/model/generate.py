@@ -40,8 +40,9 @@ def generate(
     With one `sampling` for all, prompt i draws with its seed + i, so equal prompts continue differently; a
     list gives each prompt its own. `max_rows` prompts are at work at a time, and the next takes the place of one
     that ends. `on_token(i, token)` is called with each new token of prompt i, and ends its text by returning
-    True. `weights` chooses another form of the weights, for speed (`weights.py`). Prompts that share a batch do
-    not change each other's tokens; see `Decoder` for the limits of that.
+    True. `weights` chooses another form of the weights, for speed (`weights.py`): each call makes it anew, where a
+    `Decoder` that is kept makes it once. Prompts that share a batch do not change each other's tokens; see `Decoder`
+    for the limits of that.
 
     Raises ValueError for options that mean nothing, and where a prompt with max_new_tokens exceeds the model's
     max_seq_len: before anything is generated. ValueError, later, where the model's logits are not finite.

@@ -33,15 +33,33 @@ class _Layer:
     fc_out: Linear
 
 
+@dataclass(frozen=True, slots=True)
+class _Fused:
+    """A block whose branches stand beside each other, in two products instead of four."""
+
+    norm: Linear
+    into: Linear
+    """To queries, keys, values and the MLP's inside, (N, 3 · D + F)."""
+    out: Linear
+    """From what attention found and the MLP's inside, (N, D + F): the sum of both branches."""
+
+
 class Inference:
     """A model's weights, made ready for generation. Those that keep their form are shared with the model."""
 
-    def __init__(self, model: GPT, weights: Form = "model") -> None:
-        """`weights` is the form of all matrices that products read, the head included (`weights.py`)."""
-        config, linear = model.config, linear_of(weights)
+    def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1) -> None:
+        """`weights` is the form of all matrices that products read, the head included (`weights.py`). Copies are
+        fused where the block allows it.
+
+        Two LayerNorms become one whose gains and biases are worked into the weights, but not in bf16, which would
+        round the weights once more.
+        """
+        config, linear = model.config, linear_of(weights, max_rows)
         self.config, self.scaling = config, model.scaling
         dtype = model.embedding.weight.dtype
-        self._layers = [_layer_of(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
+        fuses = weights != "model" and config.parallel_residual and (config.tied_norm or dtype == torch.float32)
+        make = _fused_of if fuses else _layer_of
+        self._layers = [make(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight
@@ -57,23 +75,33 @@ class Inference:
             x = x + F.embedding(cache.position_ids, self._positions)
         if self.scaling.embed != 1:
             x = x * self.scaling.embed
-        parallel = self.config.parallel_residual
         for index, layer in enumerate(self._layers):
-            normed = layer.norm_1(x)
-            attended = layer.out(self._attend(layer.qkv(normed), cache, index))
-            if not parallel:
-                x = x + attended
-            if layer.norm_2 is not None:
-                normed = layer.norm_2(x)
-            if parallel:
-                x = x + attended
-            x = x + layer.fc_out(self._gelu(layer.fc_in(normed)))
+            if isinstance(layer, _Fused):
+                x = self._fused(x, layer, cache, index)
+            else:
+                x = self._block(x, layer, cache, index)
         return self._final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, vocab_size) in fp32: not those of padding rows."""
         scale = self.scaling.logits
         return self._head(hidden if scale == 1 else hidden * scale)[:, : self.config.vocab_size].float()
+
+    def _block(self, x: Tensor, layer: _Layer, cache: KVCache, index: int) -> Tensor:
+        parallel, normed = self.config.parallel_residual, layer.norm_1(x)
+        attended = layer.out(self._attend(layer.qkv(normed), cache, index))
+        if not parallel:
+            x = x + attended
+        if layer.norm_2 is not None:
+            normed = layer.norm_2(x)
+        if parallel:
+            x = x + attended
+        return x + layer.fc_out(self._gelu(layer.fc_in(normed)))
+
+    def _fused(self, x: Tensor, layer: _Fused, cache: KVCache, index: int) -> Tensor:
+        both, width = layer.into(layer.norm(x)), 3 * x.shape[1]
+        attended = self._attend(both[:, :width], cache, index)
+        return x + layer.out(torch.cat((attended, self._gelu(both[:, width:])), dim=1))
 
     def _attend(self, qkv: Tensor, cache: KVCache, layer: int) -> Tensor:
         """What the queries find, (N, D), from queries, keys and values (N, 3 · D): these are turned in place, and
@@ -89,7 +117,7 @@ class Inference:
         for group in cache.groups:
             own = queries if len(cache.groups) == 1 else queries[group.tokens]
             attended = F.scaled_dot_product_attention(
-                own.unflatten(0, (group.num_rows, -1)).transpose(1, 2),  # (G, H, C, K)
+                own.view(group.num_rows, -1, heads, head_dim).transpose(1, 2),  # (G, H, C, K)
                 group.keys[layer],
                 group.values[layer],
                 attn_mask=group.mask,
@@ -115,16 +143,39 @@ def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], d
     )
 
 
+def _fused_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Fused:
+    attention, mlp = block.attention, block.mlp
+    into, biases = [], []
+    for module, norm in ((attention.qkv, block.norm_1), (mlp.fc_in, block.norm_2)):
+        weight, bias = _weight_of(module, dtype), _bias_of(module, dtype)
+        if block.norm_2 is not None:
+            assert norm is not None
+            bias = bias + weight @ norm.bias.detach().to(dtype)
+            weight = weight * norm.weight.detach().to(dtype)
+        into.append(weight)
+        biases.append(bias)
+    out = torch.cat((_weight_of(attention.out, dtype), _weight_of(mlp.fc_out, dtype)), dim=1)
+    return _Fused(
+        norm=_norm_of(block.norm_1, affine=block.norm_2 is None),
+        into=linear(torch.cat(into), torch.cat(biases)),
+        out=linear(out, _bias_of(attention.out, dtype) + _bias_of(mlp.fc_out, dtype)),
+    )
+
+
+def _bias_of(module: nn.Linear, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(module.out_features, dtype=dtype) if module.bias is None else module.bias.detach().to(dtype)
+
+
 def _weight_of(module: nn.Linear | nn.Embedding, dtype: torch.dtype) -> Tensor:
     """The model's own weight; of one in training, its adapter worked in, and in the precision of its embedding."""
     return effective_weight(module).to(dtype).detach()
 
 
-def _norm_of(module: nn.LayerNorm) -> Linear:
+def _norm_of(module: nn.LayerNorm, affine: bool = True) -> Linear:
     return partial(
         torch.layer_norm,
         normalized_shape=module.normalized_shape,
-        weight=module.weight,
-        bias=module.bias,
+        weight=module.weight if affine else None,
+        bias=module.bias if affine else None,
         eps=module.eps,
     )

@@ -1,65 +1,93 @@
 """Forms of a weight for generation, where reading the weights is most of the work.
 
-| form    | holds                                                                            | device |
-|---------|----------------------------------------------------------------------------------|--------|
-| model   | the model's own weight                                                           | any    |
-| columns | a copy by columns, where the outputs are more than the inputs; else as "model"   | any    |
-| float16 | a copy in half precision; inputs and sums stay in fp32                           | CPU    |
-| int8    | 8 bits, and a scale for each output; inputs in bf16                              | CPU    |
+| form    | holds                                                                                   | device |
+|---------|-----------------------------------------------------------------------------------------|--------|
+| model   | the model's own weight                                                                  | any    |
+| packed  | copies laid out for the products of one row and of several: the same to the last        | CPU    |
+|         | rounding. bf16 becomes fp16 where the CPU has no bf16 instructions                      |        |
+| float16 | a copy in half precision; inputs and sums stay in fp32                                  | CPU    |
+| int8    | 8 bits, and a scale for each output; inputs keep 13 bits                                | CPU    |
 
 A copy needs its own memory; who has no use for the model any more drops it after the decoder is made.
 
 Shapes: N tokens, I inputs, O outputs.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Form = Literal["model", "columns", "float16", "int8"]
+Form = Literal["model", "packed", "float16", "int8"]
 Linear = Callable[[Tensor], Tensor]
 """(N, I) to (N, O)."""
 
+BLOCKED_ROWS = 8
+"""oneDNN's layout for 8 rows serves from 2 on; that for one row is slow with more (measured with AVX2)."""
+BLOCKED_WEIGHTS = 2**19
+"""From so many values on the blocked layout is the faster one for several rows."""
 MAX_FLOAT16 = 65504.0
 INT8_INPUTS = 64
-"""The int8 product reads inputs by as many (8 with AVX2), and beyond the end where there are fewer: it must not be
-given another number of them."""
+"""torch's own int8 product reads inputs by as many, and beyond the end where there are fewer: it must not be given
+another number of them."""
 
 
-def linear_of(form: Form) -> Callable[[Tensor, Tensor | None], Linear]:
-    """What makes the product of a weight (O, I) and a bias (O,).
+def linear_of(form: Form, max_rows: int = 1) -> Callable[[Tensor, Tensor | None], Linear]:
+    """What makes the product of a weight (O, I) and a bias (O,), for up to `max_rows` texts of one new token each.
 
     Raises ValueError for a form that does not exist, that this torch lacks, or that does not fit the weight.
     """
     if form not in get_args(Form):
         raise ValueError(f"weights={form!r}: expected {', '.join(get_args(Form))}")
-    return {"model": plain, "columns": columns, "float16": float16, "int8": int8}[form]
+    if form == "packed":
+        return partial(packed, max_rows=max_rows)
+    return {"model": plain, "float16": float16, "int8": int8}[form]
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The product with the weight as it is.
-
-    CPUs without bf16 instructions multiply bf16 at a fifth of the speed of fp16 (measured with AVX2, 8 rows):
-    there a copy in fp16 is used where it holds the same values.
-    """
-    emulated = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and not _multiplies_bf16()
-    if emulated and _has_float16() and torch.equal(weight.half().bfloat16(), weight):
-        return float16(weight, bias)
+    """The product with the weight as it is."""
     return partial(F.linear, weight=weight, bias=bias)
 
 
-def columns(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The product with the weight stored by columns, which is read in longer runs: the same to the last rounding.
+def packed(weight: Tensor, bias: Tensor | None, max_rows: int = 1) -> Linear:
+    """The product with copies of the weight as it is read fastest: by columns for one row, in oneDNN's blocks for
+    several. Where `max_rows` is 1 there is no second copy; prompts are then read with the first.
 
-    Measured for fp32 on one AVX2 core: 1.4 to 2 times as fast for one row where O > I, slower where O < I.
+    Measured for fp32 on one AVX2 core: one row by columns 1.4 to 2 times as fast where O > I, slower where O < I;
+    several rows in blocks 1.2 to 2 times, one 0.7 times.
     """
-    if weight.shape[0] <= weight.shape[1] or weight.dtype != torch.float32:
+    _check(weight, "packed", True, "")
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if weight.dtype == torch.bfloat16:
+        return _blocked(weight, bias) if multiplies_bf16() else _widened(weight, bias, max_rows)
+    if weight.dtype != torch.float32:
         return plain(weight, bias)
-    return partial(F.linear, weight=weight.detach().t().contiguous().t(), bias=bias)
+    by_columns = weight.t().contiguous().t() if weight.shape[0] > weight.shape[1] else weight
+    single = plain(by_columns, bias)
+    if max_rows == 1 or weight.numel() < BLOCKED_WEIGHTS or not _has_blocks():
+        return single
+    several = _blocked(weight, bias)
+    return lambda x: single(x) if x.shape[0] == 1 else several(x)
+
+
+def _blocked(weight: Tensor, bias: Tensor | None) -> Linear:
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight, BLOCKED_ROWS)
+    product = torch.ops.mkldnn._linear_pointwise
+    return lambda x: product(x, blocks, bias, "none", [], "")
+
+
+def _widened(weight: Tensor, bias: Tensor | None, max_rows: int) -> Linear:
+    """A bf16 weight for a CPU that would have to emulate it, at a fifth of the speed of fp16 (AVX2, 8 rows). fp16
+    holds bf16 but for its range: what it rounds of tiny values must be far below bf16's own rounding (2^-9)."""
+    wide = weight.float()
+    if _has_float16() and (weight.half().float() - wide).norm() <= 2**-12 * wide.norm():
+        return float16(weight, bias)
+    product = packed(wide, None if bias is None else bias.float(), max_rows)
+    return lambda x: product(x.float()).to(x.dtype)
 
 
 def float16(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -77,27 +105,50 @@ def float16(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def int8(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The product with a weight of 8 bits, symmetric about 0, and one scale for each output; the inputs are rounded
-    to bf16.
+    """The product with a weight of 8 bits, symmetric about 0, and one scale for each output.
 
-    Of many rows the product is that of the weight put back to fp32, which is the faster from some 16 rows on.
+    FBGEMM multiplies integers only, and 7 bits of inputs would cost more than the 8 of the weights: each row of
+    inputs is given twice, rounded to 7 bits and what that left, again in 7 bits. A second row is next to free where
+    reading the weights is the work. Sums are exact, so a row does not depend on the others.
     """
     _check(weight, "int8", hasattr(torch, "_weight_int8pack_mm"), "a torch with _weight_int8pack_mm")
     exact = weight.detach().float()
-    scale = (exact.abs().amax(1) / 127).clamp_min(1e-30).bfloat16()  # (O,): as the product will read it
-    rounded = (exact / scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    bias = None if bias is None else bias.detach()
+    scale = (exact.abs().amax(1) / 127).clamp_min(1e-30)  # (O,)
+    if not _has_int8():
+        return _int8_of_torch(exact, scale.bfloat16(), bias)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized tensors are on their way out of torch: see _has_int8
+        zeros = torch.zeros(len(scale), dtype=torch.long)
+        rounded = torch.quantize_per_channel(exact, scale.double(), zeros, 0, torch.qint8)
+    return partial(_int8_product, torch.ops.quantized.linear_prepack(rounded, None), bias)
+
+
+def _int8_product(weight: Any, bias: Tensor | None, x: Tensor) -> Tensor:
+    num, x_fp32 = x.shape[0], x.float()
+    unit = torch.linalg.vector_norm(x_fp32, torch.inf, 1, True).clamp_min_(1e-30).div_(63)  # (N, 1)
+    exact = x_fp32 / unit  # -63 … 63: two products of 7 and 8 bits fit the 16 in which AVX2 adds them
+    rounded = exact.round()
+    rest = exact.sub_(rounded).mul_(126)
+    both = _int8_linear(torch.cat((rounded, rest)), 1.0, 64, weight)  # (2 · N, O)
+    product = torch.add(both[:num], both[num:], alpha=1 / 126)
+    return (product.mul_(unit) if bias is None else torch.addcmul(bias, product, unit)).to(x.dtype)
+
+
+_int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+
+
+def _int8_of_torch(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Linear:
+    """Without FBGEMM: the inputs are rounded to bf16."""
+    rounded = (weight / scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
     padding = -weight.shape[1] % INT8_INPUTS
     rounded = F.pad(rounded, (0, padding))
-    return partial(_int8_product, rounded, scale, None if bias is None else bias.detach(), padding)
 
+    def product(x: Tensor) -> Tensor:
+        found = torch._weight_int8pack_mm(F.pad(x, (0, padding)).bfloat16(), rounded, scale).to(x.dtype)
+        return found if bias is None else found + bias
 
-def _int8_product(weight: Tensor, scale: Tensor, bias: Tensor | None, padding: int, x: Tensor) -> Tensor:
-    if padding:
-        x = F.pad(x, (0, padding))
-    if len(x) > 16:
-        return F.linear(x, (weight.float() * scale.float()[:, None]).to(x.dtype), bias)
-    product = torch._weight_int8pack_mm(x.bfloat16(), weight, scale).to(x.dtype)
-    return product if bias is None else product + bias
+    return product
 
 
 def _check(weight: Tensor, form: Form, holds: bool, needed: str) -> None:
@@ -107,11 +158,22 @@ def _check(weight: Tensor, form: Form, holds: bool, needed: str) -> None:
         raise ValueError(f"weights={form!r} needs {needed}; use 'model'")
 
 
-def _multiplies_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for products in bf16, and this torch uses them."""
+    return _has_blocks() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_blocks() -> bool:
+    return torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
 def _has_float16() -> bool:
-    return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
-        torch.ops.quantized, "linear_prepack_fp16"
-    )
+    return _has_fbgemm() and hasattr(torch.ops.quantized, "linear_prepack_fp16")
+
+
+def _has_int8() -> bool:
+    return _has_fbgemm() and hasattr(torch, "quantize_per_channel")
+
+
+def _has_fbgemm() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines

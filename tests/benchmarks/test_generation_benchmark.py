@@ -9,7 +9,8 @@ import pytest
 from benchmarks import generation
 from modelzoo.model.inference import Inference
 
-OPTIONS = ["--size", "tiny", "--family", "gptj", "--batch", "2", "--new", "4", "--rounds", "2", "--only", "ours"]
+OPTIONS = ["--size", "tiny", "--family", "gptj", "--batch", "2", "--new", "4", "--rounds", "2", "--only"]
+OPTIONS += ["ours", "ours, packed", "ours, packed, bf16"]
 
 
 def test_measures_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +18,8 @@ def test_measures_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "argv", ["generation", *OPTIONS, "--threads", "1", "--json", str(figures)])
     generation.main()
     [case] = json.loads(figures.read_text())
-    assert case["equal"]["ours"] == case["equal"]["ours, columns"] == 1
+    assert case["equal"]["ours"] == case["equal"]["ours, packed"] == 1
+    assert case["equal"].keys() == {"transformers", "ours", "ours, packed", "ours, packed, bf16"}
     assert {len(seconds) for seconds in case["seconds"].values()} == {2}
 
     right = Inference.logits

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modelzoo.model import weights as forms
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.decoder import Decoder, Token
 from modelzoo.model.generate import generate
@@ -46,10 +47,13 @@ def of_row(tokens: list[Token], row: int) -> list[int]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_rows", [1, 2, 8])
-def test_greedy_is_that_of_transformers(family: str, max_rows: int) -> None:
+def test_greedy_is_that_of_transformers(family: str, max_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "BLOCKED_WEIGHTS", 0)
     theirs = reference(family)
     expected = [continued(theirs, prompt) for prompt in PROMPTS]
-    assert tokens_of(ours(theirs), PROMPTS, max_rows=max_rows) == expected
+    model = ours(theirs)
+    assert tokens_of(model, PROMPTS, max_rows=max_rows) == expected
+    assert tokens_of(model, PROMPTS, max_rows=max_rows, weights="packed") == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_other_shapes(family: str, shape: dict[str, Any]) -> None:
     model = ours(theirs, vocab_size=VOCAB - 6, padded_vocab_size=VOCAB)
     expected = [continued(theirs, prompt, **options) for prompt in prompts]
     assert tokens_of(model, prompts, NEW, sampling) == expected
-    assert tokens_of(model, prompts, NEW, sampling, weights="columns") == expected
+    assert tokens_of(model, prompts, NEW, sampling, weights="packed") == expected
     assert [tokens_of(model, [prompt], NEW, sampling)[0] for prompt in prompts] == expected
     assert all(len(set(tokens)) > 3 for tokens in expected)
 
