@@ -11,7 +11,6 @@ summed between them.
 Shapes: N tokens, C tokens of one chunk, D hidden_size, V vocabulary (of this rank).
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,11 +21,8 @@ from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 CHUNK_WIDE, CHUNK_NARROW = 512, 1024
 """Tokens in a chunk: in fp32, and in bf16 or fp16, where each chunk costs another pass over the gradient."""
 
-CPU_ROWS = 32
-"""Tokens whose logits are widened to fp32 at once on the CPU: what its last-level cache holds."""
-
-CPU_VOCAB = 2048
-"""Rows of the weight whose logits are made and turned into exponentials at once on the CPU in fp32: likewise."""
+CPU_ROWS = 4
+"""Tokens of each thread whose logits are widened to fp32 at once on the CPU: what its cache holds."""
 
 
 def linear_cross_entropy(
@@ -78,29 +74,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide_dtype) if needs_weight else None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=wide_dtype) if needs_bias else None
-        in_blocks = device == "cpu" and not narrow and group is None
 
         with torch.autocast(device, enabled=False):
             for start in range(0, num_tokens, chunk):
                 tokens = hidden[start : start + chunk].to(dtype)  # (C, D)
                 targets = labels[start : start + chunk]  # (C,)
-                if in_blocks:
-                    memory = buffer[: len(tokens) * vocab]
-                    into = None if grad_hidden is None else grad_hidden[start : start + chunk]
-                    losses = _in_blocks(tokens, matrix, bias, targets, memory, into, grad_weight, grad_bias)
-                    loss += losses.sum()
-                    if each is not None:
-                        each[start : start + chunk] = losses
-                    continue
                 logits = _logits(tokens, matrix, bias, buffer[: len(tokens) * vocab])  # (C, V)
-                rows = CPU_ROWS if narrow and device == "cpu" else chunk
+                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else chunk
                 for first in range(0, len(tokens), rows):
                     part = logits[first : first + rows]
-                    losses, gradient = _losses_and_gradient(part.to(wide_dtype), targets[first : first + rows], group)
+                    wide = part.to(wide_dtype) if narrow else part
+                    losses, gradient = _losses_and_gradient(wide, targets[first : first + rows], group)
                     loss += losses.sum()
                     if each is not None:
                         each[start + first : start + first + rows] = losses
-                    part.copy_(gradient)
+                    part.copy_(gradient)  # nothing, where it is the same memory
                 if grad_hidden is not None:
                     torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
                 if grad_weight is not None and narrow:
@@ -132,65 +120,21 @@ def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor)
     return logits if bias is None else logits.add_(bias)
 
 
-def _in_blocks(
-    tokens: Tensor,
-    matrix: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    memory: Tensor,
-    grad_tokens: Tensor | None,
-    grad_matrix: Tensor | None,
-    grad_bias: Tensor | None,
-) -> Tensor:
-    """The cross-entropies (C,) of tokens (C, D), whose gradients go into or are added to the three given tensors.
-
-    A block of the vocabulary at a time, so that the passes over its logits, (R, C), find them in the cache. Each block
-    has a largest logit and a sum of its own; what makes its exponentials probabilities is a factor for each token,
-    which multiplies the smaller sides of the products. The label's own part of the gradient, -1, is added by itself.
-    """
-    logits = memory.view(-1, len(tokens))  # (V, C)
-    largest, sums = list[Tensor](), list[Tensor]()
-    for rows in _blocks(len(matrix)):
-        part = torch.mm(matrix[rows], tokens.T, out=logits[rows])
-        if bias is not None:
-            part += bias[rows, None]
-        largest.append(part.amax(0))
-        sums.append(part.sub_(largest[-1]).exp_().sum(0))
-    log_sums = torch.stack(largest) + torch.stack(sums).log()  # (blocks, C)
-    total = log_sums.logsumexp(0)
-    chosen_rows = matrix[targets]  # (C, D)
-    chosen = torch.linalg.vecdot(tokens, chosen_rows)
-    if bias is not None:
-        chosen += bias[targets]
-    if grad_tokens is not None:
-        torch.neg(chosen_rows, out=grad_tokens)
-    for rows, peak in zip(_blocks(len(matrix)), largest, strict=True):
-        part, factor = logits[rows], (peak - total).exp()  # (R, C), (C,)
-        if grad_tokens is not None:
-            grad_tokens.addcmul_(torch.mm(part.T, matrix[rows]), factor[:, None])
-        if grad_matrix is not None:
-            grad_matrix[rows].addmm_(part, tokens * factor[:, None])
-        if grad_bias is not None:
-            grad_bias[rows].addmv_(part, factor)
-    if grad_matrix is not None:
-        grad_matrix.index_add_(0, targets, tokens, alpha=-1)
-    if grad_bias is not None:
-        grad_bias.index_add_(0, targets, torch.ones_like(total), alpha=-1)
-    return total - chosen
-
-
-def _blocks(vocab: int) -> Iterator[slice]:
-    return (slice(start, start + CPU_VOCAB) for start in range(0, vocab, CPU_VOCAB))
-
-
 def _losses_and_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """The cross-entropies (C,) of logits (C, V), which may be overwritten, and the gradient (C, V) of their sum."""
-    if group is None:
-        targets = targets[:, None]
-        apart = (logits.amax(-1, keepdim=True) - logits.gather(-1, targets)).squeeze(1)
-        gradient = torch.softmax(logits, -1)  # one pass, where its steps one by one are five
+    """The cross-entropies (C,) of logits (C, V), and the gradient (C, V) of their sum, where it can be in place."""
+    if group is None and logits.is_contiguous():  # then softmax is one pass, in place of five
+        apart = (logits.amax(-1, keepdim=True) - logits.gather(-1, targets[:, None])).squeeze(1)
+        gradient = torch.softmax(logits, -1, out=logits if logits.device.type == "cpu" else None)
         losses = apart - gradient.amax(-1).log()  # the label's own probability may have underflowed
-        return losses, gradient.scatter_add_(-1, targets, -torch.ones_like(targets, dtype=gradient.dtype))
+        gradient[torch.arange(len(targets), device=logits.device), targets] -= 1
+        return losses, gradient
+    if group is None:
+        logits.sub_(logits.amax(-1, keepdim=True))
+        chosen = logits.gather(-1, targets[:, None])
+        total = logits.exp_().sum(-1, keepdim=True)
+        logits.mul_(total.reciprocal())
+        logits[torch.arange(len(targets), device=logits.device), targets] -= 1
+        return (total.log() - chosen).squeeze(1), logits
     largest = logits.amax(-1, keepdim=True)
     all_reduce(largest, ReduceOp.MAX, group)
     logits.sub_(largest)
@@ -201,4 +145,5 @@ def _losses_and_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | 
     all_reduce(sums, group=group)
     total, chosen = sums.split(1, dim=1)
     logits.mul_(total.reciprocal())
-    return (total.log() - chosen).squeeze(1), logits.scatter_add_(-1, targets, -mine)
+    logits.scatter_add_(-1, targets, -mine)
+    return (total.log() - chosen).squeeze(1), logits

@@ -19,7 +19,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_WIDE", 8)
     monkeypatch.setattr(loss_module, "CHUNK_NARROW", 10)
     monkeypatch.setattr(loss_module, "CPU_ROWS", 4)
-    monkeypatch.setattr(loss_module, "CPU_VOCAB", 14)
 
 
 def inputs(num_tokens: int, bias: bool, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
