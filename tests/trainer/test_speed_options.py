@@ -1,18 +1,25 @@
 """Options that change speed: the loss and the gradients are those of the plain path."""
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
+from modelzoo import launch, run_config
 from modelzoo.base_config import UserError
+from modelzoo.cli import train
 from modelzoo.launch import build_model, fuses_projections
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.fused_projections import fuse_projections
 from modelzoo.model.gpt import GPT
-from modelzoo.trainer.accelerator import choose_accelerator
+from modelzoo.trainer import accelerator as accelerator_module
+from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
+from modelzoo.trainer.evaluation import evaluate_loss
 from modelzoo.trainer.parallel import Parallel
+from modelzoo.trainer.recompute import recompute_activations
 from tests.model.families import redraw
 from tests.runs import small_config
 
@@ -104,3 +111,61 @@ def test_the_option_reaches_the_blocks_and_is_said(tmp_path, overrides: list[str
     model = build_model(config, accelerator, Parallel(config.accelerator, accelerator.device))
     assert all(("forward" in vars(block)) == fused for block in model.blocks)
     assert accelerator.chosen == (["fused projections"] if fused else [])
+
+
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_recomputed_blocks_are_compiled_too(how: Literal["full", "selective"]) -> None:
+    """torch.compile leaves a block alone whose forward is not a function that it may look into."""
+    plain, compiled = model_of(), model_of()
+    recompute_activations(compiled.blocks, how)
+    counters.clear()
+    for block in compiled.blocks:
+        block.compile(backend="aot_eager")
+    found = loss_and_gradients(compiled, False)
+    assert counters["stats"]["unique_graphs"] == 1  # of all blocks
+    assert furthest(found, loss_and_gradients(plain, False)) < 1e-5
+
+
+def test_an_uneven_last_batch_is_filled_up_for_a_compiled_model() -> None:
+    seen = list[int]()
+
+    class Watched(GPT):
+        def loss(self, input_ids: Tensor, *arguments: Any, **more: Any) -> tuple[Tensor, int]:
+            seen.append(len(input_ids))
+            return super().loss(input_ids, *arguments, **more)
+
+    def batch(rows: int) -> dict[str, Any]:
+        draw = np.random.default_rng(rows)
+        ids, labels = draw.integers(0, 53, (2, rows, 16))
+        return {"input_ids": ids, "labels": labels, "loss_mask": draw.random((rows, 16)) < 0.7}
+
+    model = Watched(ModelConfig.model_validate(GPT_J | SIZES))
+    found, sizes = [], [4, 4, 1, 3]
+    for compiled in (True, False):
+        accelerator = Accelerator(torch.device("cpu"), "fp32", compile=compiled, fused_optimizer=True)
+        found.append(evaluate_loss(model, (batch(rows) for rows in sizes), accelerator))
+    assert seen == [4, 4, 4, 4, *sizes]
+    for ours, wanted in zip(*found, strict=True):
+        assert (ours.num_tokens, ours.row_tokens) == (wanted.num_tokens, wanted.row_tokens)
+        assert ours.loss_sum == pytest.approx(wanted.loss_sum, rel=1e-6)
+        assert ours.row_sums == pytest.approx(wanted.row_sums, rel=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_freed_memory_is_kept_before_anything_is_built(tmp_path, monkeypatch, wanted: bool) -> None:
+    order = list[str]()
+    monkeypatch.setattr(accelerator_module, "keep_freed_memory", lambda: not order.append("kept"))
+
+    class Built(Exception):
+        pass
+
+    def build(config: Any) -> None:
+        order.append("built")
+        raise Built
+
+    monkeypatch.setattr(launch, "build_run", build)
+    config = small_config(tmp_path, tmp_path, f"accelerator.keep_freed_memory={str(wanted).lower()}")
+    monkeypatch.setattr(run_config, "load_run_config", lambda *_: config)
+    with pytest.raises(Built):
+        train.run("gptj_tiny", [])
+    assert order == (["kept", "built"] if wanted else ["built"])
