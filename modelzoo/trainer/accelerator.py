@@ -58,6 +58,10 @@ class Accelerator:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
+    def no_autocast(self) -> AbstractContextManager[object]:
+        """Within `autocast`: each operation at the precision of what it gets."""
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, enabled=False)
+
     @property
     def gathered_dtype(self) -> torch.dtype | None:
         """Of the parameters that ranks gather for the forward pass; None as they are stored."""

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelzoo import launch, run_config
 from modelzoo.base_config import UserError
 from modelzoo.cli import train
+from modelzoo.compare.timed_arm import TimedArm
 from modelzoo.launch import build_model, fuses_projections
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.fused_projections import fuse_projections
@@ -169,3 +171,32 @@ def test_freed_memory_is_kept_before_anything_is_built(tmp_path, monkeypatch, wa
     with pytest.raises(Built):
         train.run("gptj_tiny", [])
     assert order == (["kept", "built"] if wanted else ["built"])
+
+
+def test_weights_are_narrowed_once_an_update(tmp_path) -> None:
+    """Not once for each micro-batch; and the gradient is what it was."""
+
+    class Casts(TorchDispatchMode):
+        num_bytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and found.dtype == torch.bfloat16 and args[0].shape in shapes:
+                self.num_bytes += found.nbytes
+            return found
+
+    shapes, seen = set(), dict[int, tuple[int, list[Tensor]]]()
+    for micro in (8, 2):
+        config = small_config(tmp_path, tmp_path, "accelerator.precision=bf16", f"trainer.micro_batch_size={micro}")
+        trainer = TimedArm(config).trainer
+        shapes |= {p.shape for name, p in trainer.model.named_parameters() if "blocks" in name and p.dim() == 2}
+        gradients = dict[str, Tensor]()
+        steps = lambda: gradients.update({n: p.grad.clone() for n, p in trainer.model.named_parameters()})  # noqa: E731, B023
+        trainer.optimizer.step = steps
+        with Casts() as casts:
+            trainer.update()
+        seen[micro] = casts.num_bytes, [gradients[name] for name in sorted(gradients)]
+    blocks = 2 * (3 + 1 + 4 + 4) * 32 * 32 * 2
+    assert seen[8][0] == seen[2][0] == blocks
+    for whole, parts in zip(seen[8][1], seen[2][1], strict=True):
+        assert (whole - parts).norm() < 0.02 * whole.norm()
