@@ -271,7 +271,7 @@ class Row:
 
     def kept(self, rounds: int) -> list[int]:
         """The steps that count: quiet ones; all of them where fewer than half of what was wanted were quiet."""
-        return self.quiet if 2 * len(self.quiet) >= rounds else list(range(len(self.seconds)))
+        return self.quiet if len(self.quiet) >= max(2, rounds / 2) else list(range(len(self.seconds)))
 
 
 def result(case: "Case", rows: Sequence[Row], machine: Mapping[str, Any], arguments: argparse.Namespace):
