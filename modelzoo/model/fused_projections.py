@@ -1,7 +1,7 @@
 """Queries, keys, values and the MLP's input of a block in one product, where they have one input.
 
 That is a parallel residual with one LayerNorm (GPT-J). Two LayerNorms (GPT-NeoX) would have to be folded into the two
-weights at every step, gains and biases, and gradients of both unfolded: on the CPU that takes longer than it saves.
+weights at every step, and gradients unfolded, at five times the cost of joining the weights; that is not done.
 
 Shapes: B batch, T positions, D hidden_size, F ffn_width.
 """

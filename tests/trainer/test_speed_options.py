@@ -185,6 +185,7 @@ def test_weights_are_narrowed_once_an_update(tmp_path) -> None:
                 self.num_bytes += found.nbytes
             return found
 
+    narrows = list[bool]()
     shapes, seen = set(), dict[int, tuple[int, list[Tensor]]]()
     for micro in (8, 2):
         config = small_config(tmp_path, tmp_path, "accelerator.precision=bf16", f"trainer.micro_batch_size={micro}")
@@ -193,10 +194,12 @@ def test_weights_are_narrowed_once_an_update(tmp_path) -> None:
         gradients = dict[str, Tensor]()
         steps = lambda: gradients.update({n: p.grad.clone() for n, p in trainer.model.named_parameters()})  # noqa: E731, B023
         trainer.optimizer.step = steps
+        trainer.model.final_norm.weight.register_hook(lambda _: narrows.append(torch.is_autocast_enabled("cpu")))
         with Casts() as casts:
             trainer.update()
         seen[micro] = casts.num_bytes, [gradients[name] for name in sorted(gradients)]
     blocks = 2 * (3 + 1 + 4 + 4) * 32 * 32 * 2
     assert seen[8][0] == seen[2][0] == blocks
+    assert narrows == [False] * 5  # in backward passes operations stay at the precision of what they get
     for whole, parts in zip(seen[8][1], seen[2][1], strict=True):
         assert (whole - parts).norm() < 0.02 * whole.norm()
