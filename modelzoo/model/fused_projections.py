@@ -10,15 +10,16 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelzoo.model.block import Block
 
 
-def fuse_projections(blocks: Iterable[Block]) -> None:
+def fuse_projections(blocks: Iterable[nn.Module]) -> None:
     """Have each block compute as `_forward`. Parameters, their names and their gradients stay what they are."""
     for block in blocks:
+        assert isinstance(block, Block), block
         assert block.parallel_residual, block
         assert block.norm_2 is None, block
         block.forward = partial(_forward, block)  # type: ignore[method-assign]
