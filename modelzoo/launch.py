@@ -14,18 +14,19 @@ from modelzoo.data.config import SourceConfig
 from modelzoo.data.rows import RowDataset
 from modelzoo.data.schema import TOKENIZER
 from modelzoo.data.sources import open_dataset, open_training, require_one_tokenizer
+from modelzoo.model.fused_projections import fuse_projections
 from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
 from modelzoo.model.parameters import depth_of
 from modelzoo.model.tensor_parallel import share_layers
-from modelzoo.run_config import RunConfig, diff, dump_yaml
+from modelzoo.run_config import RunConfig, diff, dump_yaml, obstacles_to_fusing
 from modelzoo.run_length import with_total_steps
 from modelzoo.saved_models import load_model as load_model  # for users: the other half of build_run
 from modelzoo.saved_models import load_saved_config
 from modelzoo.text_samples import TextSampler
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
+from modelzoo.trainer.accelerator import Accelerator, choose_accelerator, compile_cache
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
@@ -143,8 +144,12 @@ def build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel)
     for name, parameter in model.named_parameters():
         if config.optimizer.is_frozen(name):  # before the ranks divide it: none then keeps a gradient of it
             parameter.requires_grad_(False)
+    if fuses_projections(config, accelerator):
+        fuse_projections(model.blocks)
+        accelerator.chosen.append("fused projections")
     recompute_activations(model.blocks, config.accelerator.activation_checkpointing)
     if accelerator.compile:
+        accelerator.chosen.append(f"compiled blocks (kept in {compile_cache()})")
         for block in model.blocks:
             block.compile()
     if not drawn_here:
@@ -154,6 +159,20 @@ def build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel)
         if config.lora is None:  # else all of it comes from the base
             parallel.fill(model, lambda name: initial_value(name, shapes[name], config.model, config.seed))
     return model
+
+
+FUSED_FROM = 512
+"""Hidden size from which on one product for attention and MLP was faster than two, in bf16 on a CPU: docs/log.md."""
+
+
+def fuses_projections(config: RunConfig, accelerator: Accelerator) -> bool:
+    """Whether `accelerator.fused_projections` does so here; RunConfig has refused true where it cannot."""
+    wanted = config.accelerator.fused_projections
+    if wanted != "auto":
+        return wanted
+    can = next(obstacles_to_fusing(config.model, config.accelerator, config.lora), None) is None
+    narrow = accelerator.device.type == "cpu" and accelerator.precision != "fp32"
+    return can and narrow and config.model.hidden_size >= FUSED_FROM
 
 
 def open_split(source: SourceConfig, config: RunConfig) -> RowDataset:

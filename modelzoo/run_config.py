@@ -237,6 +237,27 @@ def _lora_fits_run(
         )
 
 
+def obstacles_to_fusing(
+    model: ModelConfig, accelerator: AcceleratorConfig, lora: LoraConfig | None
+) -> Iterator[tuple[str, str]]:
+    """What keeps a block from one product for attention and MLP: the option, and the value that it would need."""
+    if not model.tied_norm:
+        yield "model.tied_norm=false", "attention and MLP have one input only with true, as in GPT-J"
+    if accelerator.tensor > 1:
+        yield f"accelerator.tensor={accelerator.tensor}", "ranks that share layers divide them one by one; use 1"
+    if lora is not None:
+        yield "lora", "adapters stand beside each of the products; use null"
+
+
+def _projections_can_be_fused(
+    model: ModelConfig, accelerator: AcceleratorConfig, lora: LoraConfig | None
+) -> Iterator[Problem]:
+    if accelerator.fused_projections is True:
+        for option, why in obstacles_to_fusing(model, accelerator, lora):
+            message = f"true does not go with {option}: {why}; or use auto"
+            yield Problem(("accelerator", "fused_projections"), message)
+
+
 CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "data"), _sequence_fits_model),
     (("schedule", "trainer", "data"), length_problems),
@@ -251,6 +272,7 @@ CROSS_CHECKS: list[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = [
     (("model", "accelerator"), _ranks_divide_model),
     (("accelerator", "trainer"), _ranks_divide_batch),
     (("lora", "model", "accelerator", "continue_from"), _lora_fits_run),
+    (("model", "accelerator", "lora"), _projections_can_be_fused),
 ]
 """Checks over several sections, each run as soon as the sections it names are valid."""
 

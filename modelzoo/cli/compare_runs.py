@@ -87,7 +87,7 @@ class Execution:
     def _timed(self, arms: Mapping[str, RunConfig], folder: Path, **settings: Any) -> dict[str, Any]:
         """What was measured of these arms with these settings before, else what is now."""
         from modelzoo.compare.speed import measure_speed
-        from modelzoo.trainer.accelerator import choose_accelerator, keep_freed_memory
+        from modelzoo.trainer.accelerator import keep_memory_of
 
         path = folder / SPEED_NAME
         known = {name: config.model_dump(mode="json") for name, config in arms.items()}
@@ -98,8 +98,7 @@ class Execution:
             found = {}
         if found.get("key") == key:
             return found
-        if choose_accelerator(next(iter(arms.values())).accelerator).device.type == "cpu":
-            keep_freed_memory()
+        keep_memory_of(next(iter(arms.values())).accelerator)
         found = {**measure_speed(arms, folder, on_round=self._on_round, **settings), "key": key}
         write_text(path, json.dumps(found) + "\n")
         return found

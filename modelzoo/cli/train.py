@@ -68,11 +68,12 @@ def run(name: str, overrides: list[str]) -> dict[str, Any] | None:
 
     from modelzoo.files import exclusive
     from modelzoo.launch import build_run
-    from modelzoo.trainer.accelerator import keep_freed_memory
+    from modelzoo.trainer.accelerator import keep_memory_of
 
+    speed = keep_memory_of(config.accelerator)  # before torch takes memory
     trainer = build_run(config)
-    if trainer.accelerator.device.type == "cpu":
-        keep_freed_memory()
+    if speed:
+        trainer.accelerator.chosen.insert(0, speed)
     try:
         if not trainer.parallel.is_main:
             return _train(config, trainer, [name, *overrides], lambda line: None)
@@ -131,6 +132,8 @@ def _train(
         f"{trainer.total_steps:,} steps of {config.tokens_per_step:,} tokens "
         f"= {trainer.total_steps * config.tokens_per_step:,} tokens, in {trainer.run_dir}"
     )
+    if trainer.accelerator.chosen:
+        say(f"speed: {', '.join(trainer.accelerator.chosen)}")
     for line in trainer.data.summary(trainer.total_steps):
         say(f"data: {line}")
     if not trainer.is_complete or trainer.evaluation_due:

@@ -20,7 +20,7 @@ from modelzoo.compare.other_processes import OtherProcesses
 from modelzoo.compare.timed_arm import TimedArm
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig
-from modelzoo.trainer.accelerator import keep_freed_memory
+from modelzoo.trainer.accelerator import keep_memory_of
 from modelzoo.trainer.machine import machine
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ def measure_speed(
     Index i of all lists is the same round. A round in which other processes used more than BUSY of the CPU is dropped,
     and another taken, up to MOST_ROUNDS * `rounds` in all. Where fewer than half of `rounds` were quiet, all count, and
     "quiet" is false (null where the system does not tell). Peak memory is that of a process that trains this arm alone.
-    The allocator is left as it is: a program that wants the trainer's calls `keep_freed_memory` before.
+    The allocator is left as it is: a program that wants the trainer's calls `keep_memory_of` before.
 
     Args:
         arms: by name. Ranks that they ask for are not started: each is timed on one device.
@@ -140,8 +140,9 @@ def _alone(config: RunConfig) -> int | None:
 
 
 def _peak_memory(config: dict[str, Any]) -> int | None:
-    keep_freed_memory()  # as `modelzoo train` does
-    arm = TimedArm(RunConfig.model_validate(config))
+    run = RunConfig.model_validate(config)
+    keep_memory_of(run.accelerator)  # as `modelzoo train` does
+    arm = TimedArm(run)
     for _ in range(MEMORY_STEPS):
         arm.update()
     return arm.trainer.accelerator.peak_memory_bytes()

@@ -1,7 +1,8 @@
 """One arm of a study as the trainer has it, with random tokens for data: what is timed."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from modelzoo.run_config import RunConfig
 from modelzoo.text_samples import TextSampler
 from modelzoo.trainer.accelerator import choose_accelerator
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import Batch
+from modelzoo.trainer.protocols import Batch, TrainingData
 from modelzoo.trainer.trainer import Trainer
 from modelzoo.trainer.utilization import Utilization
 
@@ -24,8 +25,15 @@ from modelzoo.trainer.utilization import Utilization
 class TimedArm:
     """A run's model, optimizer and trainer on one device; a process may hold several."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Raises UserError where there is no such device."""
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TrainingData | None = None,
+        lr_factor: Callable[[int], float] = lambda step: 0.0,
+    ) -> None:
+        """`data` in place of random rows; `lr_factor` in place of a rate of 0, which leaves the weights alone.
+
+        Raises UserError where there is no such device."""
         alone = config.accelerator.model_copy(update={"replicate": 1, "shard": 1, "tensor": 1})
         config = config.model_copy(update={"accelerator": alone})
         accelerator = choose_accelerator(alone)
@@ -38,8 +46,8 @@ class TimedArm:
             config=config.trainer.model_copy(update={"max_steps": 1}),
             model=model,
             optimizer=config.optimizer.build(groups, fused=accelerator.fused_optimizer),
-            lr_factor=lambda step: 0.0,
-            data=RandomRows(config),
+            lr_factor=lr_factor,
+            data=data or RandomRows(config),
             validation={},
             generator=TextSampler(model, "", accelerator),
             accelerator=accelerator,
@@ -50,9 +58,15 @@ class TimedArm:
             documents={},
             utilization=Utilization(0, 0, None),
         )
-        self._generator = model
-        if accelerator.precision == "bf16":  # halved weights, as `modelzoo generate --precision bf16` has them
-            self._generator = GPT(config.model, config.seed).to(accelerator.device, torch.bfloat16)
+        self._config, self._model = config, model
+
+    @cached_property
+    def _generator(self) -> GPT:
+        """With halved weights where the precision is bf16, as `modelzoo generate --precision bf16` has them."""
+        accelerator = self.trainer.accelerator
+        if accelerator.precision != "bf16":
+            return self._model
+        return GPT(self._config.model, self._config.seed).to(accelerator.device, torch.bfloat16)
 
     def update(self) -> float:
         """Seconds of one update: forward and backward pass of all micro-batches, and the optimizer's step."""

@@ -26,7 +26,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """`mask` (B, 1, T, T), True where a query may look, takes the causal mask's place."""
-        heads = self.qkv(x).unflatten(-1, (-1, 3, self.head_dim))  # (B, T, H, 3, K)
+        return self.attend(self.qkv(x), position, mask)
+
+    def attend(self, qkv: Tensor, position: Tensor | None, mask: Tensor | None) -> Tensor:
+        """From queries, keys and values (B, T, 3 D) on."""
+        heads = qkv.unflatten(-1, (-1, 3, self.head_dim))  # (B, T, H, 3, K)
         q, k, v = heads.transpose(1, 2).unbind(-2)  # (B, H, T, K) each
         q, k = self.rotate(q, position), self.rotate(k, position)
         attended = F.scaled_dot_product_attention(

@@ -21,8 +21,8 @@ from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 CHUNK_WIDE, CHUNK_NARROW = 512, 1024
 """Tokens in a chunk: in fp32, and in bf16 or fp16, where each chunk costs another pass over the gradient."""
 
-CPU_ROWS = 32
-"""Tokens whose logits are widened to fp32 at once on the CPU: what its last-level cache holds."""
+CPU_ROWS = 4
+"""Tokens of each thread whose logits are widened to fp32 at once on the CPU: what its cache holds."""
 
 
 def linear_cross_entropy(
@@ -80,16 +80,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 tokens = hidden[start : start + chunk].to(dtype)  # (C, D)
                 targets = labels[start : start + chunk]  # (C,)
                 logits = _logits(tokens, matrix, bias, buffer[: len(tokens) * vocab])  # (C, V)
-                rows = CPU_ROWS if narrow and device == "cpu" else chunk
+                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else chunk
                 for first in range(0, len(tokens), rows):
                     part = logits[first : first + rows]
                     wide = part.to(wide_dtype) if narrow else part
-                    losses = _to_gradient(wide, targets[first : first + rows], group)
+                    losses, gradient = _losses_and_gradient(wide, targets[first : first + rows], group)
                     loss += losses.sum()
                     if each is not None:
                         each[start + first : start + first + rows] = losses
-                    if narrow:
-                        part.copy_(wide)
+                    part.copy_(gradient)  # nothing, where it is the same memory
                 if grad_hidden is not None:
                     torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
                 if grad_weight is not None and narrow:
@@ -121,15 +120,21 @@ def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor)
     return logits if bias is None else logits.add_(bias)
 
 
-def _to_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The cross-entropies (C,) of logits (C, V), which become, in place, the gradient of their sum."""
+def _losses_and_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """The cross-entropies (C,) of logits (C, V), and the gradient (C, V) of their sum, where it can be in place."""
+    if group is None and logits.is_contiguous():  # then softmax is one pass, in place of five
+        apart = (logits.amax(-1, keepdim=True) - logits.gather(-1, targets[:, None])).squeeze(1)
+        gradient = torch.softmax(logits, -1, out=logits if logits.device.type == "cpu" else None)
+        losses = apart - gradient.amax(-1).log()  # the label's own probability may have underflowed
+        gradient[torch.arange(len(targets), device=logits.device), targets] -= 1
+        return losses, gradient
     if group is None:
         logits.sub_(logits.amax(-1, keepdim=True))
         chosen = logits.gather(-1, targets[:, None])
         total = logits.exp_().sum(-1, keepdim=True)
         logits.mul_(total.reciprocal())
         logits[torch.arange(len(targets), device=logits.device), targets] -= 1
-        return (total.log() - chosen).squeeze(1)
+        return (total.log() - chosen).squeeze(1), logits
     largest = logits.amax(-1, keepdim=True)
     all_reduce(largest, ReduceOp.MAX, group)
     logits.sub_(largest)
@@ -141,4 +146,4 @@ def _to_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) ->
     total, chosen = sums.split(1, dim=1)
     logits.mul_(total.reciprocal())
     logits.scatter_add_(-1, targets, -mine)
-    return (total.log() - chosen).squeeze(1)
+    return (total.log() - chosen).squeeze(1), logits

@@ -20,5 +20,9 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc_in(x), approximate=self.approximate)  # (B, T, F)
+        return self.narrow(self.fc_in(x))
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """From what the activation gets, (B, T, F), on."""
+        x = F.gelu(x, approximate=self.approximate)
         return self.dropout(self.fc_out(x))

@@ -49,12 +49,18 @@ class Accelerator:
     cpu_offload: bool = False
     notes: list[str] = field(default_factory=list)
     """What was downgraded, and why."""
+    chosen: list[str] = field(default_factory=list)
+    """What makes it faster, for the line that a run begins with."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: matrix products at `precision`, the rest in fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    def no_autocast(self) -> AbstractContextManager[object]:
+        """Within `autocast`: each operation at the precision of what it gets."""
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, enabled=False)
 
     @property
     def gathered_dtype(self) -> torch.dtype | None:
@@ -154,7 +160,7 @@ def choose_accelerator(config: AcceleratorConfig) -> Accelerator:
     compiled = has("compile", config.compile, "not compiled")
     fused = "fused" not in lacks
     offload = has("cpu_offload", config.cpu_offload, "nothing is moved")
-    return Accelerator(device, precision, compiled, fused, offload, notes)
+    return Accelerator(device, precision, compiled, fused, offload, notes=notes)
 
 
 def _device(wanted: str) -> torch.device:
@@ -178,6 +184,21 @@ def _peak_resident_bytes() -> int:
     except (OSError, ValueError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def compile_cache() -> str:
+    """The folder in which torch keeps what it has compiled, for the next process; TORCHINDUCTOR_CACHE_DIR names
+    another."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # only where something is compiled: a slow import
+
+    return str(cache_dir())
+
+
+def keep_memory_of(config: AcceleratorConfig) -> str:
+    """`keep_freed_memory` where the config wants it and computes on the CPU; what came of it, in words."""
+    if _device(config.device).type != "cpu" or not config.keep_freed_memory:
+        return ""
+    return "keeps freed memory" if keep_freed_memory() else ""
 
 
 def keep_freed_memory() -> bool:

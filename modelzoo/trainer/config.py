@@ -101,7 +101,13 @@ class AcceleratorConfig(Config):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the matrix products; weights, optimizer state, softmax and loss stay fp32."""
     compile: bool = False
-    """torch.compile for the model's blocks (needs a C++ compiler on the CPU)."""
+    """torch.compile for the model's blocks (needs a C++ compiler on the CPU). What was compiled is kept."""
+    keep_freed_memory: bool = True
+    """On the CPU, under glibc: large blocks that are freed stay with the process, for some more memory, instead of
+    being faulted in again at every step. Elsewhere there is nothing to keep."""
+    fused_projections: Literal["auto"] | bool = "auto"
+    """One product for queries, keys, values and the MLP's input, which share theirs (model.tied_norm=true). auto: where
+    it was measured to pay, in bf16 and fp16 on the CPU from a hidden_size of 512 on."""
     strict: bool = False
     """What the device lacks is an error instead of a printed downgrade."""
     replicate: Positive | Literal["auto"] = "auto"

@@ -30,6 +30,16 @@ def share_of(batch: Batch, parallel: Parallel) -> Batch:
     return mine
 
 
+def with_rows(batch: Batch, num_rows: int) -> Batch:
+    """A batch with further rows, up to so many, of which nothing counts."""
+    missing = num_rows - len(batch["input_ids"])
+    if not missing:
+        return batch
+    more = {key: np.repeat(value[-1:], missing, axis=0) for key, value in batch.items()}
+    more["loss_mask"] = np.zeros_like(more["loss_mask"])
+    return {key: np.concatenate((value, more[key])) for key, value in batch.items()}
+
+
 class BatchLoss(NamedTuple):
     """The loss of one batch, or of this rank's rows of it."""
 
@@ -48,15 +58,20 @@ def evaluate_loss(
 ) -> list[BatchLoss] | None:
     """The loss of each batch. Leaves the model in evaluation mode. None where `stop()` became true."""
     model.eval()
-    found = []
+    found, largest = [], 0
     for batch in batches:
         if stop():
             return None
+        num_rows = len(batch["input_ids"])
+        largest = max(largest, num_rows)
+        if accelerator.compile:  # a last batch of fewer rows would be compiled anew
+            batch = with_rows(batch, largest)
         row_sums = torch.zeros(len(batch["input_ids"]), device=accelerator.device)  # (B,)
         with accelerator.autocast():
             tensors = batch_to_device(batch, accelerator.device)
             loss_sum, tokens = model.loss(**tensors, row_sums=row_sums)  # type: ignore[operator]
-        found.append(BatchLoss(loss_sum.item(), int(tokens), row_sums.tolist(), batch["loss_mask"].sum(1).tolist()))
+        row_tokens = batch["loss_mask"].sum(1).tolist()
+        found.append(BatchLoss(loss_sum.item(), int(tokens), row_sums.tolist()[:num_rows], row_tokens[:num_rows]))
     return found
 
 

@@ -187,7 +187,11 @@ class Parallel:
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
         """Scale the gradients to an L2 norm of at most `max_norm` together; the norm before."""
         if self.mesh is None:
-            return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+            parameters = list(parameters)
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if norm > max_norm:  # else a pass over all gradients would multiply them by 1
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            return float(norm)
         gradients = [p.grad for p in parameters if p.grad is not None]
         squares = torch.zeros((), dtype=torch.float64, device=self.mesh.device_type)
         world = math.prod(self.sizes)

@@ -1,6 +1,6 @@
 """Activations that are computed again in the backward pass, instead of being kept from the forward pass."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +26,14 @@ def recompute_activations(blocks: Iterable[nn.Module], how: Literal["none", "sel
     if how == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, **options)
+        block.forward = _recomputed(block.forward, options)
+
+
+def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    def recomputed(*arguments: Any) -> Any:  # a function of ours: torch.compile passes by checkpoint's own
+        return checkpoint(forward, *arguments, **options)
+
+    return recomputed
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:

@@ -130,16 +130,17 @@ class Trainer:
         rows = self.parallel.rows(len(batch["input_ids"]))
         micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
         loss_sum = torch.zeros((), device=self.accelerator.device)
-        for start in range(rows.start, rows.stop, micro_batch_size):
-            stop = min(start + micro_batch_size, rows.stop)
-            self.parallel.last_micro_batch(self.model, stop == rows.stop)
-            with self.clock.part("data"):
-                part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
-            with self.clock.part("forward"), self.accelerator.autocast():
-                part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
-            with self.clock.part("backward"):
-                self.scaler.scale(part_sum / num_tokens).backward()
-                loss_sum += part_sum.detach()
+        with self.accelerator.autocast():  # one for all: what it narrows of the weights, it keeps to its end
+            for start in range(rows.start, rows.stop, micro_batch_size):
+                stop = min(start + micro_batch_size, rows.stop)
+                self.parallel.last_micro_batch(self.model, stop == rows.stop)
+                with self.clock.part("data"):
+                    part = batch_to_device(batch, self.accelerator.device, slice(start, stop))
+                with self.clock.part("forward"):
+                    part_sum, _ = self.model.loss(**part)  # type: ignore[operator]
+                with self.clock.part("backward"), self.accelerator.no_autocast():
+                    self.scaler.scale(part_sum / num_tokens).backward()
+                    loss_sum += part_sum.detach()
         with self.clock.part("backward"):  # which this waits for
             (total,) = self.parallel.sum_over_data([loss_sum.item()])
         with self.clock.part("optimizer"):

@@ -1,0 +1,75 @@
+"""The benchmark of the training step runs in processes of its own, names who is absent, and stops at another loss."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import training
+from benchmarks.training_arms import Case, batches, build, weights_of
+
+OPTIONS = ["--size", "tiny", "--family", "gpt2", "--precision", "fp32", "--rounds", "2", "--compared", "5"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["training", *OPTIONS, *options])
+    training.main()
+
+
+def test_measures_under_two_allocators_and_compares(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    run(monkeypatch, "--only", "ours", "--allocator", "shipped", "keep", "--json", str(tmp_path / "figures.json"))
+    [case] = json.loads((tmp_path / "figures.json").read_text())
+    arms = {(row["name"], row["allocator"]): row for row in case["arms"]}
+    assert set(arms) == {(name, a) for name in ("transformers", "ours", "GEMM") for a in ("shipped", "keep")}
+    for key, row in arms.items():
+        assert len(row["losses"]) >= training.WARMUP + 2
+        assert row["step_seconds"], key
+    losses = [row["losses"][:5] for (name, _), row in arms.items() if name != "GEMM"]
+    assert losses[0][4] < losses[0][0]  # of the same batch
+    for each in losses:
+        assert each == pytest.approx(losses[0], rel=1e-5)
+    assert case["absent"] == ["nanoGPT is absent (--nanogpt DIR, a checkout of karpathy/nanoGPT)"]
+    printed = capsys.readouterr().out
+    assert case["absent"][0] in printed
+    assert "ours [keep]" in printed
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neox", "gpt2"])
+def test_every_family_has_equal_arms(family: str) -> None:
+    case = Case(family, "tiny", "fp32", extra={"ours, fused": {"fused_projections": family == "gptj"}})
+    data, weights = batches(case), weights_of(case)
+    names = ["transformers", *(name for name in case.ours if "compiled" not in name)]
+    steps = {name: build(name, case, data, weights) for name in names}
+    losses = {name: [step(index) for index in range(4)] for name, step in steps.items()}
+    for name in names:
+        assert losses[name] == pytest.approx(losses["transformers"], rel=1e-5), name
+    other = {name: value * 1.01 for name, value in weights.items()}
+    assert build("ours", case, data, other)(0) != pytest.approx(losses["ours"][0], rel=1e-5)
+
+
+def test_another_loss_is_told() -> None:
+    def row(name: str, losses: list[float]) -> dict[str, object]:
+        return {"name": name, "allocator": "", "losses": losses}
+
+    found = {"precision": "fp32", "family": "gptj", "size": "tiny"}
+    arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, 4.0003]), row("litgpt", [5.0, 4.01])]
+    [line] = training.differences(found | {"arms": arms}, 2)
+    assert line.startswith("gptj tiny fp32: after 2 steps the loss of litgpt is 4.01")
+    arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, float("nan")])]
+    assert len(list(training.differences(found | {"arms": arms}, 2))) == 1
+
+
+def test_noisy_steps_are_dropped_and_ratios_are_of_speed() -> None:
+    unit, row = training.Row("transformers", ""), training.Row("ours", "")
+    for index in range(training.WARMUP + 10):
+        unit.add(2.0, 0.0, 1.0)
+        row.add(9.0 if index % 5 == 4 else 1.0, 0.5 if index % 5 == 4 else 0.0, 1.0)
+    assert len(row.kept(10)) == 8
+    found = training.ratio(unit, row, 10)
+    assert found is not None
+    assert (found["of_medians"], found["of_lower_quartiles"], found["interval"]) == (2.0, 2.0, [2.0, 2.0])
+    assert len(row.kept(20)) == 10  # too few were quiet
