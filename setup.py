@@ -50,7 +50,7 @@ setup(
         "s3": ["s3fs>=2024.6"],  # checkpoints copied to, and corpora read from, a bucket
         "peft": ["peft>=0.17"],  # the logit check of exported adapters
         "lm_eval": ["lm_eval>=0.4.13"],
-        "bench": ["transformers>=5", "litgpt>=0.5.10", "lightning>=2.6"],  # peers of benchmarks/
+        "bench": ["transformers>=5"],  # peers of benchmarks/, which says how to add those with pins of their own
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "transformers>=5", "pyarrow>=16", "ftfy>=6.2"),

@@ -107,7 +107,7 @@ class AcceleratorConfig(Config):
     being faulted in again at every step. Elsewhere there is nothing to keep."""
     fused_projections: Literal["auto"] | bool = "auto"
     """One product for queries, keys, values and the MLP's input, which share theirs (model.tied_norm=true). auto: where
-    it was measured to pay, in bf16 and fp16 on the CPU from a hidden_size of 512 on."""
+    it was measured to pay, in bf16 and fp16 on the CPU from a hidden_size of 768 on."""
     strict: bool = False
     """What the device lacks is an error instead of a printed downgrade."""
     replicate: Positive | Literal["auto"] = "auto"

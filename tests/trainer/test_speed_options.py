@@ -101,10 +101,10 @@ def test_projections_that_cannot_be_fused_are_refused(tmp_path, override, base, 
     ("overrides", "fused"),
     [
         (["accelerator.fused_projections=true"], True),
-        (["accelerator.fused_projections=false", "accelerator.precision=bf16", "model.hidden_size=512"], False),
-        (["accelerator.precision=bf16", "model.hidden_size=512"], True),
+        (["accelerator.fused_projections=false", "accelerator.precision=bf16", "model.hidden_size=768"], False),
+        (["accelerator.precision=bf16", "model.hidden_size=768"], True),
         (["accelerator.precision=bf16"], False),
-        (["model.hidden_size=512"], False),
+        (["model.hidden_size=768"], False),
     ],
 )
 def test_the_option_reaches_the_blocks_and_is_said(tmp_path, overrides: list[str], fused: bool) -> None:
