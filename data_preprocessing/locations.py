@@ -42,6 +42,8 @@ def expand(base_dir: Path, path: str) -> list[str]:
     if (base_dir / path).is_dir():
         raise _is_directory(str(base_dir / path), path)
     names = sorted(glob.glob(path, root_dir=base_dir, recursive=True))
+    if lost := [name for name in names if not (base_dir / name).exists()]:
+        raise UserError(f"reader.paths: {base_dir / lost[0]}: a link to nothing; mend it, or remove it")
     names = [name for name in names if (base_dir / name).is_file()]
     if not names:
         raise _nothing_at(base_dir / path)

@@ -95,6 +95,7 @@ def describe_all(error: ValidationError, schema: type[Config], data: Any, proven
         if entry["type"] != "problems":
             path = (*path, "kind") if entry["type"].startswith("union_tag") else path
             problems.append(Problem(path, _message(dict(entry), path, owner, schema)))
+    problems = _joined(problems)
     names = {str(path[-1]) for path, _ in problems}
     names |= {close for name in names if (close := nearest(name, _leaf_names(schema)))}
     hinges = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b") if names else None
@@ -106,6 +107,17 @@ def describe_all(error: ValidationError, schema: type[Config], data: Any, proven
             problems.append(problem._replace(message=problem.message + others))
     lines = [describe(path, message, value_at(data, path), provenance) for path, message in problems]
     return list(dict.fromkeys(lines))
+
+
+def _joined(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem a key: a value may be wrong for each of the types that are allowed."""
+    messages: dict[Path, list[str]] = {}
+    for path, message in problems:
+        messages.setdefault(path, []).append(message)
+    return [
+        Problem(path, found[0] if len(found) == 1 else "; or ".join(sorted(m.split(";")[0] for m in found)))
+        for path, found in messages.items()
+    ]
 
 
 def _places_of_others(problem: Problem, provenance: Provenance) -> str:
@@ -194,6 +206,9 @@ def resolve(schema: type[Config], loc: Sequence[str | int]) -> tuple[Path, type[
         if part in tagged and not is_field:  # a union's tag stands in the location, not in the YAML
             annotation = tagged[part]
             continue
+        if _is_choice_of_values(annotation):  # nor does the name of the type that this is about
+            annotation = None
+            continue
         path.append(part)
         owner = classes[0] if len(classes) == 1 else None
         if owner is not None:
@@ -230,7 +245,8 @@ def _message(entry: dict[str, Any], path: Path, owner: type[Config] | None, sche
         return f"must be one of {', '.join(tags)}" + _closest(context["tag"], tags)
     if kind == "literal_error":
         allowed = [choice.strip(" '") for choice in context["expected"].replace(" or ", ", ").split(",")]
-        return f"must be one of {', '.join(filter(None, allowed))}" + _closest(entry["input"], allowed)
+        one_of = "one of " if len(allowed) > 1 else ""
+        return f"must be {one_of}{', '.join(filter(None, allowed))}" + _closest(entry["input"], allowed)
     if kind == "tuple_type":
         return "must be a list: [a, b]"
     message = re.sub(r"^(Input|String|Tuple|List|Dictionary) should ", "must ", str(entry["msg"]))
@@ -276,6 +292,13 @@ def _config_classes(annotation: Any) -> Iterable[type[Config]]:
     elif get_origin(annotation) in (Union, types.UnionType):
         for option in get_args(annotation):
             yield from _config_classes(option)
+
+
+def _is_choice_of_values(annotation: Any) -> bool:
+    """Whether a field takes values of several types, none of them a section."""
+    if get_origin(annotation) not in (Union, types.UnionType) or any(_config_classes(annotation)):
+        return False
+    return len([option for option in get_args(annotation) if option is not type(None)]) > 1
 
 
 def _tagged(annotation: Any) -> Iterable[tuple[Any, Any]]:

@@ -103,7 +103,7 @@ def compose_beside(name_or_path: str, overrides: Sequence[str] = ()) -> Callable
     def result() -> Composed:
         try:
             composed: Composed = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):  # nothing came, or half of it
             return compose(name_or_path, overrides)
         finally:
             receiver.close()

@@ -1,9 +1,11 @@
 """What a command loads before it begins: no more than it needs."""
 
+import signal
 import subprocess
 import sys
 
 from modelzoo.cli.main import VERBS, build
+from modelzoo.cli.progress import counting
 
 
 def in_a_process(program):
@@ -40,3 +42,18 @@ def test_every_verb_has_its_file():
     program = build(VERBS)
     names = {command.name for command in program.registered_commands} | {g.name for g in program.registered_groups}
     assert names == set(VERBS)
+
+
+def test_work_is_counted_where_there_is_no_standard_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with counting("reading", 3, "bytes") as advance:
+        advance(3)
+
+
+def test_an_interrupt_while_modules_are_loaded_has_no_traceback():
+    program = (  # a verb whose module takes for ever to load, as far as the signal is concerned
+        "import importlib, os, signal, sys\nfrom modelzoo.cli import main\nsys.argv = ['modelzoo', 'list']\n"
+        "importlib.import_module = lambda *names: os.kill(os.getpid(), signal.SIGINT)\nmain.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

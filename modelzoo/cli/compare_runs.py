@@ -237,7 +237,7 @@ class Display:
         self.clock = clock
         self.finished = -1
         self.said_at = 0.0
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, progress: Progress) -> None:
         line = self._line(progress)

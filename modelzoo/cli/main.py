@@ -5,13 +5,13 @@ import gc
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import typer
-
-from modelzoo.base_config import UserError
-from modelzoo.files import OUT_OF_SPACE
+if TYPE_CHECKING:  # whatever takes time to load is loaded by `main`
+    import typer
 
 VERBS = {  # in the order of the help -> its file
     "list": "list_configs",
@@ -39,8 +39,10 @@ VERBS = {  # in the order of the help -> its file
 HIDDEN = ("compare-job",)
 
 
-def build(verbs: Iterable[str]) -> typer.Typer:
+def build(verbs: Iterable[str]) -> "typer.Typer":
     """The program with these verbs. Each brings its modules along, so a call asks for no more than it names."""
+    import typer
+
     program = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -57,7 +59,7 @@ def build(verbs: Iterable[str]) -> typer.Typer:
     return program
 
 
-def __getattr__(name: str) -> typer.Typer:
+def __getattr__(name: str) -> "typer.Typer":
     """`app`: the program with all its verbs."""
     if name != "app":
         raise AttributeError(name)
@@ -67,17 +69,22 @@ def __getattr__(name: str) -> typer.Typer:
 def main() -> None:
     """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else.
 
-    130, as shells have it, for Ctrl-C before a command has begun.
+    Ctrl-C before a command has begun ends it by SIGINT: 130 in shells.
     """
+    interrupts = signal.getsignal(signal.SIGINT)
+    if interrupts is signal.default_int_handler:  # whose traceback would come from the middle of an import
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
     # to look for plugins, pydantic reads what every installed package says of itself: 0.04 s
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    try:
-        program = build([verb] if (verb := next(iter(sys.argv[1:]), "")) in VERBS else VERBS)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    from modelzoo.base_config import UserError
+    from modelzoo.files import OUT_OF_SPACE
+
+    program = build([verb] if (verb := next(iter(sys.argv[1:]), "")) in VERBS else VERBS)
+    if interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupts)
     try:
         program()
     except UserError as error:

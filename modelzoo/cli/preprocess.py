@@ -56,7 +56,8 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
         with reading("preprocessing") as on_progress:
             summary = pipeline.run(config, on_progress=on_progress, task=task, merge_tasks=merge)
     except KeyboardInterrupt:
-        say(f"stopped; the same command goes on from what is done, in {config.output}.partial")
+        done = Path(f"{config.output}.partial")
+        say(f"stopped; the same command goes on from what is done, in {done}" if done.exists() else "stopped")
         raise typer.Exit(3) from None
     for note in summary.notes:
         say(f"note: {note}")

@@ -13,7 +13,7 @@ from modelzoo.cli.arguments import say
 def counting(label: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     """Yields `advance(amount, total=None, more="")`: how many more units are done, and what else to show."""
     started, done, beside = time.monotonic(), 0, ""
-    with _bar(label, total) if sys.stderr.isatty() else nullcontext() as show:
+    with _bar(label, total) if sys.stderr is not None and sys.stderr.isatty() else nullcontext() as show:
         shown_at = 0.0
 
         def advance(amount: int, total: int | None = None, more: str = "") -> None:

@@ -51,13 +51,14 @@ class Inference:
         """`weights` is the form of all matrices that products read, the head included (`weights.py`). Copies are
         fused where the block allows it.
 
-        Two LayerNorms become one whose gains and biases are worked into the weights, but not in bf16, which would
-        round the weights once more.
+        Two LayerNorms become one whose gains and biases are worked into the weights, but only in fp32: bf16 would round
+        the weights once more, and of a gain far above the others int8 leaves those few steps.
         """
         config, linear = model.config, linear_of(weights, max_rows)
         self.config, self.scaling = config, model.scaling
         dtype = model.embedding.weight.dtype
-        fuses = weights != "model" and config.parallel_residual and (config.tied_norm or dtype == torch.float32)
+        folds = dtype == torch.float32 and weights in ("packed", "float16")
+        fuses = weights != "model" and config.parallel_residual and (config.tied_norm or folds)
         make = _fused_of if fuses else _layer_of
         self._layers = [make(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)

@@ -34,4 +34,4 @@ def effective_weight(linear: nn.Linear | nn.Embedding) -> Tensor:
     if not isinstance(linear, LoraLinear):
         return linear.weight
     with torch.autocast(linear.weight.device.type, enabled=False):
-        return torch.addmm(linear.weight.float(), linear.lora_b, linear.lora_a, alpha=linear.scale)
+        return torch.addmm(linear.weight.float(), linear.lora_b.float(), linear.lora_a.float(), alpha=linear.scale)

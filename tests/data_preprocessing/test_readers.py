@@ -217,11 +217,13 @@ def test_paths(tmp_path):
         ("*.json", r"\*\.json: matches no file"),
         ("sub", r"sub is a directory; .*reader\.kind=directory"),
         ("a.zip", r"a\.zip: \.zip files are not read; unpack it first with unzip"),
+        ("l*.txt", r"lost\.txt: a link to nothing"),
     ],
 )
 def test_paths_that_are_wrong(tmp_path, path, message):
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.zip").write_text("x")
+    os.symlink("nowhere.txt", tmp_path / "lost.txt")
     with pytest.raises(UserError, match=message):
         reader(kind="text", paths=path).files(tmp_path)
 

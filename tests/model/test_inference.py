@@ -89,7 +89,8 @@ def test_logits_are_the_models(
     [
         ("gpt2", torch.float32, "packed", False),
         ("parallel", torch.float32, "packed", True),
-        ("parallel", torch.float32, "int8", True),
+        ("parallel", torch.float32, "int8", False),  # a gain far above the others would leave those few steps
+        ("tied norm", torch.float32, "int8", True),
         ("parallel", torch.float32, "model", False),
         ("parallel", torch.bfloat16, "packed", False),
         ("tied norm", torch.bfloat16, "packed", True),
