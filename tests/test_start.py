@@ -53,7 +53,7 @@ def test_work_is_counted_where_there_is_no_standard_error(monkeypatch):
 def test_an_interrupt_while_modules_are_loaded_has_no_traceback():
     program = (  # a verb whose module takes for ever to load, as far as the signal is concerned
         "import importlib, os, signal, sys\nfrom modelzoo.cli import main\nsys.argv = ['modelzoo', 'list']\n"
-        "importlib.import_module = lambda *names: os.kill(os.getpid(), signal.SIGINT)\nmain.main()"
+        "importlib.import_module = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\nmain.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
