@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 import os
 import random
-import signal
 import socket
 import sys
 import time
@@ -78,8 +77,12 @@ class Ranks:
     def kill(self, ranks: list[int]) -> None:
         """SIGKILL to some of them; the others have to end by themselves, once they have found each other."""
         for rank in ranks:
-            os.kill(self.processes[rank].pid, signal.SIGKILL)
+            self.processes[rank].kill()
         self.join()
+
+    @property
+    def are_at_work(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
 
     def join(self, patience_seconds: float = PATIENCE_SECONDS) -> list[int]:
         for process in self.processes:
@@ -127,7 +130,7 @@ def kill_at_random(
         if draw.random() < 0.5:  # anywhere in a step and its save
             time.sleep(draw.uniform(0, 0.08 * num_ranks**2))
         else:  # in the middle of a write
-            while not any((run_dir / "checkpoints").glob(".step_*.partial*")) and time.monotonic() < deadline:
+            while not any((run_dir / "checkpoints").glob(".step_*.partial*")) and ranks.are_at_work:
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.02 * num_ranks))
         victims = draw.choice([[rank] for rank in range(num_ranks)] + [list(range(num_ranks))] * num_ranks)
