@@ -12,12 +12,12 @@ import typer
 
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say, split_overrides
+from modelzoo.cli.exit_codes import STOPPED
 
 if TYPE_CHECKING:
     from modelzoo.compare.config import CompareConfig
     from modelzoo.compare.plan import Plan
 
-STOPPED = 3
 """Exit code of a study that a signal stopped."""
 SHARE_OF_PEAK = 0.4
 """Of a device's arithmetic, that an estimate of hours assumes."""

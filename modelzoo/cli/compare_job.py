@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from modelzoo.cli.arguments import say
+from modelzoo.cli.exit_codes import STOPPED
 
 WAIT_SECONDS = 5.0
 """Between two looks whether another process is done with a run."""
@@ -18,10 +19,6 @@ def command(
     settings: Path = typer.Argument(..., help="How it is measured, as the study wrote it."),
 ) -> None:
     """Train one run of a study, and measure it."""
-    from modelzoo.cli.train import STOPPED
-    from modelzoo.trainer.stop_signals import exit_on_signals
-
-    exit_on_signals(STOPPED)
     run(config, settings)
 
 
@@ -46,7 +43,7 @@ def run(path: Path, settings: Path) -> None:
         write_diverged(run_dir, config, held_out, failed.reason)
         return
     if trained is None:
-        raise typer.Exit(train.STOPPED)
+        raise typer.Exit(STOPPED)
     from modelzoo.compare.execution import TASKS, read_held_out, read_tasks
     from modelzoo.compare.held_out import measure_held_out
     from modelzoo.files import write_text

@@ -19,6 +19,7 @@ import typer
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 from modelzoo.cli.child_process import BEGIN, how_it_ended, start
+from modelzoo.cli.exit_codes import STOPPED
 from modelzoo.compare.config import CompareConfig
 from modelzoo.compare.execution import Progress, execute, is_finished, read_held_out
 from modelzoo.compare.plan import PLAN_NAME, Plan, PlannedRun, make_plan, timed_arms, versions
@@ -28,7 +29,6 @@ from modelzoo.run_config import RunConfig
 
 HYDRA = BEGIN + "from modelzoo.cli.compare_hydra import job; job()"
 """The program that hydra's launchers run."""
-STOPPED = 3
 LOG_LINES = 15
 """Of a failed run's log, shown."""
 SAY_SECONDS = 60.0

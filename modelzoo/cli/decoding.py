@@ -58,7 +58,7 @@ def load_batcher(
             form = "int8" if precision == "int8" else "packed" if fits else "model"
             if precision == "bf16" and not multiplies_bf16():
                 way = (
-                    "a copy of the weights in fp16, sums in fp32"
+                    "copies of the weights in fp16, or fp32 where that lacks their range, with sums in fp32"
                     if fits
                     else "emulation, which is slow; int8 is faster"
                 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from modelzoo.cli.arguments import say
+from modelzoo.cli.exit_codes import STOPPED
 
 CONFIG, DATA = "gptj_tiny", "python_stdlib"
 PROMPT = 'class Queue:\n    """'
@@ -26,7 +27,7 @@ def command() -> None:
     announce(f"train {CONFIG}")
     training = train.run(CONFIG, [])
     if training is None:
-        raise typer.Exit(train.STOPPED)
+        raise typer.Exit(STOPPED)
     folder = Path("runs", CONFIG)
     announce(f"evaluate {folder} --compressors")
     numbers = evaluate.run(folder, compressors=True)

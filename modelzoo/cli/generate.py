@@ -13,13 +13,13 @@ from modelzoo.base_config import UserError
 from modelzoo.cli import prompts as prompts_of
 from modelzoo.cli.arguments import say
 from modelzoo.cli.decoding import check_precision, load_batcher
+from modelzoo.cli.exit_codes import STOPPED
 from modelzoo.cli.progress import counting
 from modelzoo.cli.prompts import Prompt
 
 if TYPE_CHECKING:
     from modelzoo.batching import Batcher, Completion
 
-STOPPED = 3
 """Exit code after Ctrl-C."""
 ANSWER = ("text", "finish_reason", "new_tokens", "seed", "seconds")
 """Keys of the JSON beside `prompt`."""

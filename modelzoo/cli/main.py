@@ -37,6 +37,8 @@ VERBS = {  # in the order of the help -> its file
     "demo": "demo",
 }
 HIDDEN = ("compare-job",)
+STOPPED_BY_SIGNALS = ("train", "compare-job")
+"""Verbs that any signal stops with the same exit code, whatever they are at."""
 
 
 def build(verbs: Iterable[str]) -> "typer.Typer":
@@ -69,10 +71,16 @@ def __getattr__(name: str) -> "typer.Typer":
 def main() -> None:
     """Exit codes: 0 done; 2 the user's input is wrong; 3 stopped by a signal, checkpoint saved; 1 else.
 
-    Ctrl-C before a command has begun ends it by SIGINT: 130 in shells.
+    Ctrl-C before another command than `train` has begun ends it by SIGINT: 130 in shells.
     """
+    from modelzoo.cli.exit_codes import STOPPED
+    from modelzoo.trainer.stop_signals import exit_on_signals
+
+    verb = next(iter(sys.argv[1:]), "")
     interrupts = signal.getsignal(signal.SIGINT)
-    if interrupts is signal.default_int_handler:  # whose traceback would come from the middle of an import
+    if verb in STOPPED_BY_SIGNALS:
+        exit_on_signals(STOPPED)
+    elif interrupts is signal.default_int_handler:  # whose traceback would come from the middle of an import
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
@@ -82,8 +90,8 @@ def main() -> None:
     from modelzoo.base_config import UserError
     from modelzoo.files import OUT_OF_SPACE
 
-    program = build([verb] if (verb := next(iter(sys.argv[1:]), "")) in VERBS else VERBS)
-    if interrupts is signal.default_int_handler:
+    program = build([verb] if verb in VERBS else VERBS)
+    if interrupts is signal.default_int_handler and verb not in STOPPED_BY_SIGNALS:
         signal.signal(signal.SIGINT, interrupts)
     try:
         program()

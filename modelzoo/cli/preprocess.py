@@ -57,7 +57,11 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
             summary = pipeline.run(config, on_progress=on_progress, task=task, merge_tasks=merge)
     except KeyboardInterrupt:
         done = Path(f"{config.output}.partial")
-        say(f"stopped; the same command goes on from what is done, in {done}" if done.exists() else "stopped")
+        say(
+            f"stopped; the same command goes on from what is done, in {done}"
+            if done.exists()
+            else "stopped before anything was written"
+        )
         raise typer.Exit(3) from None
     for note in summary.notes:
         say(f"note: {note}")

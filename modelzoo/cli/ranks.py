@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 
 from modelzoo.cli.child_process import how_it_ended, start
+from modelzoo.cli.exit_codes import STOPPED, USERS_FAULT
 
-USERS_FAULT, STOPPED = 2, 3
-"""Exit codes that say what became of the run, not of one rank."""
 GRACE_SECONDS = 25.0
 """How long the other ranks may take to end by themselves after one has ended with an error, or was stopped."""
 PROMPT_SECONDS = 5.0

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from modelzoo.cli.arguments import say
 from modelzoo.cli.child_process import how_it_ended, start
+from modelzoo.cli.exit_codes import DONE, STOPPED, USERS_FAULT
 
-DONE, USERS_FAULT, STOPPED = 0, 2, 3
-"""Exit codes after which nothing is started again."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Before the first restart, and at most; each pause is twice the one before."""
 

@@ -10,13 +10,13 @@ import typer
 from modelzoo.base_config import UserError
 from modelzoo.cli import ranks
 from modelzoo.cli.arguments import say
+from modelzoo.cli.exit_codes import STOPPED
 from modelzoo.cli.restarts import supervise
 
 if TYPE_CHECKING:
     from modelzoo.run_config import RunConfig
     from modelzoo.trainer.trainer import Trainer
 
-STOPPED = 3
 """Exit code of a run that a signal stopped with its checkpoint saved."""
 
 
@@ -36,9 +36,6 @@ def command(
     ),
 ) -> None:
     """Train; a run of the same name goes on from its newest checkpoint."""
-    from modelzoo.trainer.stop_signals import exit_on_signals
-
-    exit_on_signals(STOPPED)
     if restarts:
         if code := _supervise(config, overrides or [], restarts):
             raise typer.Exit(code)

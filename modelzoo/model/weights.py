@@ -130,12 +130,10 @@ def _int8_product(weight: Any, bias: Tensor | None, x: Tensor) -> Tensor:
     exact = x_fp32 / unit  # -63 … 63: two products of 7 and 8 bits fit the 16 in which AVX2 adds them
     rounded = exact.round()
     rest = exact.sub_(rounded).mul_(126)
-    both = _int8_linear(torch.cat((rounded, rest)), 1.0, 64, weight)  # (2 · N, O)
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    both = multiply(torch.cat((rounded, rest)), 1.0, 64, weight)  # (2 · N, O)
     product = torch.add(both[:num], both[num:], alpha=1 / 126)
     return (product.mul_(unit) if bias is None else torch.addcmul(bias, product, unit)).to(x.dtype)
-
-
-_int8_linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
 
 def _int8_of_torch(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Linear:
@@ -172,7 +170,8 @@ def _has_float16() -> bool:
 
 
 def _has_int8() -> bool:
-    return _has_fbgemm() and hasattr(torch, "quantize_per_channel")
+    has_product = hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32")
+    return _has_fbgemm() and has_product and hasattr(torch, "quantize_per_channel")
 
 
 def _has_fbgemm() -> bool:

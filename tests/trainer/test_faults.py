@@ -255,5 +255,5 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(dataset, tmp_path, 
         time.sleep(seconds)
         run.send_signal(signal.SIGINT)
         said = run.communicate(timeout=30)[1]
-        assert run.returncode in (3, -signal.SIGINT), said  # by the signal while its modules are loaded
+        assert run.returncode == 3, said
         assert "Traceback" not in said

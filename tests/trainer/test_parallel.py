@@ -63,12 +63,12 @@ def tensors(folder, name="model"):
     return read_tensors(checkpoints_of(run_dir)[-1], name)
 
 
-def assert_same_run(one, other):
-    """Rounding grows with the steps, in the norm of the gradient more than in the loss."""
-    for key, rel in (("loss", 1e-5), ("gradient_norm", 1e-4), ("validation_loss", 1e-5)):
+def assert_same_run(one, other, late_norms=1e-5):
+    """`late_norms`: how far norms of gradients may be apart after 20 steps."""
+    for key in ("loss", "gradient_norm", "validation_loss"):
         ours, theirs = series(one, key), series(other, key)
         assert ours[:20] == pytest.approx(theirs[:20], rel=1e-5), key
-        assert ours == pytest.approx(theirs, rel=rel), key
+        assert ours == pytest.approx(theirs, rel=late_norms if key == "gradient_norm" else 1e-5), key
     for key in ("batch_sha256", "batches_sha256"):
         assert series(one, key) == series(other, key)
     for name in ("model", "optimizer"):
@@ -200,7 +200,8 @@ def test_bf16_is_gathered_in_halves_and_close(dataset, tmp_path):
 def test_any_split_is_the_same_run_for_other_families(dataset, tmp_path, name, change):
     train(dataset, tmp_path / "alone", change, name=name)
     train(dataset, tmp_path / "parts", change, *split(1, 2, 2), name=name)
-    assert_same_run(tmp_path / "parts", tmp_path / "alone")
+    late_norms = 1e-4 if name == "gpt2_tiny" else 1e-5  # micro-batches alone put them 1.3e-5 apart
+    assert_same_run(tmp_path / "parts", tmp_path / "alone", late_norms)
 
 
 @pytest.mark.long
