@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from modelzoo import standalone_yaml
 from modelzoo.base_config import Config, UserError
 from modelzoo.config_errors import ConfigError, Provenance, describe_all, nearest
+from modelzoo.yaml_source import display, key_lines
 
 C = TypeVar("C", bound=Config)
 
@@ -77,9 +79,23 @@ def compose(name_or_path: str, overrides: Sequence[str] = ()) -> Composed:
     Raises:
         UserError: it cannot be composed; says why, and where.
     """
+    if (composed := _standalone(name_or_path, overrides)) is not None:
+        return composed
     from modelzoo import composition
 
     return composition.compose(name_or_path, overrides)
+
+
+def _standalone(name_or_path: str, overrides: Sequence[str]) -> Composed | None:
+    """What `compose` gives for one YAML alone, where there is nothing to compose."""
+    if overrides:
+        return None
+    folder, name = find(name_or_path)
+    file = Path(folder, f"{name}.yaml")
+    if "/" in name or (data := standalone_yaml.read(file)) is None:  # hydra puts a group's file below its group
+        return None
+    places = {path: f"{display(file)}:{line}" for path, line in key_lines(file)}
+    return Composed(data, Provenance(display(file), places), {})
 
 
 def compose_beside(name_or_path: str, overrides: Sequence[str] = ()) -> Callable[[], Composed]:
@@ -87,6 +103,8 @@ def compose_beside(name_or_path: str, overrides: Sequence[str] = ()) -> Callable
 
     What fails there is done again here, so that its errors are those of `compose`.
     """
+    if (composed := _standalone(name_or_path, overrides)) is not None:
+        return lambda: composed
     if sys.platform != "linux" or threading.active_count() > 1 or "hydra" in sys.modules:  # unsafe, or not worth it
         return lambda: compose(name_or_path, overrides)
     receiver, sender = multiprocessing.Pipe(duplex=False)
@@ -102,13 +120,13 @@ def compose_beside(name_or_path: str, overrides: Sequence[str] = ()) -> Callable
 
     def result() -> Composed:
         try:
-            composed: Composed = receiver.recv()
+            received: Composed = receiver.recv()
         except (EOFError, OSError):  # nothing came, or half of it
             return compose(name_or_path, overrides)
         finally:
             receiver.close()
             os.waitpid(child, 0)
-        return composed
+        return received
 
     return result
 

@@ -293,7 +293,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        write_text(Path(path), self.backend.to_str())
+        write_text(Path(path), self._text)
 
 
 def byte_level(model: models.Model) -> Backend:

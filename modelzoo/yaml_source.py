@@ -15,7 +15,8 @@ OLD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?
 
 
 @cache
-def _document(file: Path) -> yaml.Node | None:
+def document(file: Path) -> yaml.Node | None:
+    """The tree of a YAML file. Raises yaml.YAMLError, OSError or UnicodeDecodeError."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
 
@@ -23,7 +24,7 @@ def _document(file: Path) -> yaml.Node | None:
 @cache
 def key_nodes(file: Path) -> list[tuple[KeyPath, int, yaml.Node]]:
     """Every key of a YAML file, as a path, with its line (1 is the first) and its value's node."""
-    return list(_walk(_document(file), ()))
+    return list(_walk(document(file), ()))
 
 
 def key_lines(file: Path) -> list[tuple[KeyPath, int]]:

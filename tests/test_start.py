@@ -29,10 +29,10 @@ def test_a_config_composed_beside_is_the_one_composed_here_and_so_are_its_errors
         "from modelzoo.config_files import compose, compose_beside\n"
         "arguments = 'preprocess/trc2_gpt2', ['shuffle_seed=7']\n"
         "def message(call):\n try: call()\n except UserError as error: return str(error)\n"
-        "composed, wrong = compose_beside(*arguments), compose_beside('preprocess/trc3')\n"
+        "composed, wrong = compose_beside(*arguments), compose_beside('preprocess/trc3', ['a=1'])\n"
         "composed = composed()\nassert 'hydra' not in sys.modules, 'composed here'\n"
         "wrong = message(wrong)\nassert 'preprocess/trc3' in wrong, wrong\n"
-        "assert wrong == message(lambda: compose('preprocess/trc3')), wrong\n"
+        "assert wrong == message(lambda: compose('preprocess/trc3', ['a=1'])), wrong\n"
         "assert composed.data['shuffle_seed'] == 7 and composed == compose(*arguments)"
     )
     in_a_process(program)

@@ -85,6 +85,7 @@ def main() -> None:
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here; its threads take 0.04 s
     # to look for plugins, pydantic reads what every installed package says of itself: 0.04 s
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from modelzoo.base_config import UserError
