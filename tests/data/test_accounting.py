@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 from modelzoo.base_config import UserError
 from modelzoo.cli.main import app
 from modelzoo.config_errors import ConfigError
-from modelzoo.launch import build_run, resume
+from modelzoo.launch import build_run
 from modelzoo.run_config import RunConfig, dump_yaml, load_run_config
 from modelzoo.trainer.callbacks.metrics import read_metrics
-from tests.runs import small_config, small_overrides, write_dataset
+from tests.runs import launch, small_config, small_overrides, write_dataset
 
 ROW = 24  # tokens
 
@@ -30,12 +30,6 @@ def mixture(new, old, new_keys="weight: 1", old_keys="share: 0.25", rest=""):
         "~callbacks.evaluate",
         "callbacks.checkpoint.every_steps=null",
     )
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    return trainer
 
 
 def records(trainer):

@@ -12,7 +12,7 @@ from modelzoo.cli.evaluate import run as evaluate
 from modelzoo.cli.train import run as train
 from modelzoo.config_errors import ConfigError
 from modelzoo.config_files import configs_dir
-from modelzoo.launch import build_run, resume
+from modelzoo.launch import build_run
 from modelzoo.model.generate import generate
 from modelzoo.model.sampling import Sampling
 from modelzoo.run_config import load_run_config
@@ -22,6 +22,7 @@ from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint, read_tensors
 from modelzoo.trainer.run_state import restore
 from tests.runs import comparable, small_config, small_overrides
+from tests.trainer.observing import Look, StopAt, add_first, finished, recorded
 from tests.trainer.test_parallel import split
 from tests.trainer.test_parallel import train as train_ranks
 
@@ -38,19 +39,6 @@ SHIPPED = {
 """Every kind, as some shipped YAML has it, at steps that a small run reaches."""
 NEEDS = {"early_stop": ("evaluate",), "report": ("metrics", "evaluate")}
 DROPOUT = ["model.dropout=0.2", "trainer.micro_batch_size=4"]
-
-
-class Recorder(Callback):
-    """The records, in memory."""
-
-    def __init__(self):
-        self.records = []
-
-    def on_record(self, trainer, record):
-        self.records.append(record)
-
-    def series(self, key):
-        return [(record["step"], record[key]) for record in self.records if key in record]
 
 
 class Killed(Exception):
@@ -73,20 +61,6 @@ def bare(dataset, folder, *overrides, callbacks=None):
     """A small run with these callbacks alone."""
     config = small_config(dataset, folder, "trainer.max_steps=7", *DROPOUT, *overrides)
     return config.model_copy(update={"callbacks": callbacks or {}})
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    trainer.run_dir.mkdir(parents=True, exist_ok=True)
-    trainer.callbacks["recorder"] = Recorder()
-    return trainer
-
-
-def finished(config):
-    trainer = launch(config)
-    assert trainer.train()
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +100,14 @@ def test_what_callbacks_keep_survives_a_kill(dataset, tmp_path, unobserved):
     assert whole.callbacks["recorder"].series("loss") == unobserved[0]
     assert whole.callbacks["recorder"].series("validation_ema_loss")
     for kill in (1, 5):
-        trainer = launch(config(tmp_path / "parts"))
+        trainer = recorded(config(tmp_path / "parts"))
         trainer.callbacks = {"kill": KillAfter(kill), **trainer.callbacks}
         callbacks = list(trainer.callbacks.values())
         with pytest.raises(Killed):
             trainer.train()
         for callback in callbacks:
             callback.close()
-    again = launch(config(tmp_path / "parts"))
+    again = recorded(config(tmp_path / "parts"))
     assert again.step == 3
     assert again.train()
     for name, callback in whole.callbacks.items():
@@ -168,7 +142,7 @@ def names(*sets, weights=""):
 
 def test_each_set_has_numbers_of_its_own(dataset, tmp_path, two_sets):
     config = small_config(dataset, tmp_path, *two_sets, "callbacks.evaluate.at_start=true")
-    trainer = launch(config)
+    trainer = recorded(config)
     at_first = {name: trainer.evaluate(name, 16).metrics()["loss"] for name in ("a", "b")}
     assert at_first["a"] != at_first["b"]
     assert trainer.train()
@@ -193,12 +167,12 @@ def test_two_evaluations_are_each_taken_again_where_a_stop_cut_them_short(datase
     samples = '+callbacks.samples={kind: samples, prompts: ["the "], every_steps: 6, max_new_tokens: 4}'
     config = small_config(dataset, tmp_path, *two_sets, "callbacks.evaluate.sets=[a]", other, samples)
     for stop, due in ((6, (False, True)), (10, (True, False)), (12, (True, True))):
-        trainer = launch(config)
-        trainer.callbacks = {"first": StopAt(stop), **trainer.callbacks}
+        trainer = recorded(config)
+        add_first(trainer, StopAt(stop, signal.SIGTERM))
         assert not trainer.train()
         assert (trainer.callbacks["evaluate"].due, trainer.callbacks["other"].due) == due
         assert trainer.evaluation_due
-    assert launch(config).train()
+    assert recorded(config).train()
     records = read_metrics(tmp_path / "gptj_tiny" / "metrics.jsonl")
     assert [r["step"] for r in records if "validation_loss/a" in r] == [5, 10, 12]
     assert [r["step"] for r in records if "validation_loss/b" in r] == [3, 6, 9, 12]
@@ -207,20 +181,11 @@ def test_two_evaluations_are_each_taken_again_where_a_stop_cut_them_short(datase
     assert [json.loads(line)["step"] for line in lines] == [6, 12]
 
 
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.step == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("at_start", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_stop_in_the_middle_of_a_set_takes_the_whole_evaluation_again(dataset, tmp_path, two_sets, at_start):
     step = 0 if at_start else 5
     config = small_config(dataset, tmp_path, *two_sets, f"callbacks.evaluate.at_start={at_start}".lower())
-    trainer = launch(config)
+    trainer = recorded(config)
     batches = trainer.validation["b"].evaluation_batches
 
     def stopping(*arguments):
@@ -233,7 +198,7 @@ def test_a_stop_in_the_middle_of_a_set_takes_the_whole_evaluation_again(dataset,
     assert not trainer.train()
     assert trainer.step == step
     assert not trainer.callbacks["recorder"].series("validation_loss/a")
-    again = launch(config)
+    again = recorded(config)
     assert again.step == step
     assert again.train()
     records = read_metrics(again.run_dir / "metrics.jsonl")
@@ -350,7 +315,7 @@ def test_samples_are_what_the_saved_model_generates(dataset, tmp_path):
     ],
 )
 def test_prompts_that_cannot_be_continued_are_refused_before_training(dataset, tmp_path, options, message):
-    trainer = launch(small_config(dataset, tmp_path, f"+callbacks.samples={{kind: samples, {options}}}"))
+    trainer = recorded(small_config(dataset, tmp_path, f"+callbacks.samples={{kind: samples, {options}}}"))
     with pytest.raises(UserError, match=message):
         trainer.train()
     assert trainer.step == 0
@@ -364,7 +329,7 @@ STATISTICS = "+callbacks.statistics={kind: statistics, every_steps: 4}"
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_statistics_are_those_of_the_model(dataset, tmp_path, compiled):
-    trainer = launch(small_config(dataset, tmp_path, STATISTICS, "trainer.micro_batch_size=2"))
+    trainer = recorded(small_config(dataset, tmp_path, STATISTICS, "trainer.micro_batch_size=2"))
     if compiled:
         for block in trainer.model.blocks:
             block.compile(backend="eager")
@@ -403,31 +368,6 @@ def test_statistics_are_those_of_the_model(dataset, tmp_path, compiled):
     assert seen.hooked == {3, 7, 11}
 
 
-class Look(Callback):
-    """The weights after each step, and the steps whose forward pass is looked at."""
-
-    turn = 9
-
-    def __init__(self):
-        self.weights, self.hooked = {}, set()
-
-    def on_train_start(self, trainer):
-        self.weights[0] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        loss = trainer.model.loss
-
-        def watched(*arguments, **keywords):
-            block = trainer.model.blocks[0]
-            wrapped = getattr(block._compiled_call_impl, "__qualname__", "").startswith("_watched")
-            if block._forward_hooks or wrapped:
-                self.hooked.add(trainer.step)
-            return loss(*arguments, **keywords)
-
-        trainer.model.loss = watched
-
-    def on_step_end(self, trainer):
-        self.weights[trainer.step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
 def flat(weights, group):
     return torch.cat([w.flatten() for name, w in weights.items() if f"{name}.".startswith(f"{group}.")])
 
@@ -435,7 +375,7 @@ def flat(weights, group):
 def test_what_is_not_finite_is_counted_and_the_update_refused(dataset, tmp_path):
     from modelzoo.trainer.bad_updates import BadUpdateError
 
-    trainer = launch(small_config(dataset, tmp_path, "+callbacks.statistics={kind: statistics, every_steps: 1}"))
+    trainer = recorded(small_config(dataset, tmp_path, "+callbacks.statistics={kind: statistics, every_steps: 1}"))
     statistics, loss, seen = trainer.callbacks["statistics"], trainer.model.loss, {}
 
     def poisoned(**part):
@@ -527,7 +467,7 @@ def test_a_better_value_starts_the_count_anew_and_one_that_is_no_number_does_not
 def test_the_average_is_what_its_formula_says_and_is_measured_and_loaded(dataset, tmp_path, base, extra):
     ema = "+callbacks.ema={kind: ema, decay: 0.75, every_steps: 2, start_step: 3}"
     measured = "+callbacks.evaluate_ema={kind: evaluate, weights: ema, every_steps: 6}"
-    trainer = launch(small_config(dataset, tmp_path, *extra, ema, measured, base=base))
+    trainer = recorded(small_config(dataset, tmp_path, *extra, ema, measured, base=base))
     seen = Look()
     trainer.callbacks = {"look": seen, **trainer.callbacks}
     assert trainer.train()
