@@ -74,8 +74,13 @@ def finished(config):
     return trainer
 
 
+def records(trainer, key):
+    """Those lines of metrics.jsonl that have the key."""
+    return [record for record in read_metrics(trainer.run_dir / "metrics.jsonl") if key in record]
+
+
 def losses(trainer):
-    return [r["loss"] for r in read_metrics(trainer.run_dir / "metrics.jsonl") if "loss" in r]
+    return [record["loss"] for record in records(trainer, "loss")]
 
 
 def weights(trainer):

@@ -14,7 +14,7 @@ from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import Metrics
 from modelzoo.trainer.callbacks.progress import Progress, ProgressConfig
 from tests.runs import launch, small_config
-from tests.trainer.test_meters import records
+from tests.trainer.observing import records
 
 
 class Failing(Callback):
