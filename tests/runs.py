@@ -7,8 +7,10 @@ from typing import Any
 
 from data_preprocessing import pipeline
 from data_preprocessing.config import PreprocessConfig
+from modelzoo.launch import build_run, resume
 from modelzoo.run_config import RunConfig, load_run_config
 from modelzoo.tokenizer import Tokenizer
+from modelzoo.trainer.trainer import Trainer
 from tests.samples import small_tokenizer
 
 
@@ -79,6 +81,14 @@ def small_overrides(dataset: Path, output_dir: Path) -> list[str]:
 def small_config(dataset: Path, output_dir: Path, *overrides: str, base: str = "gptj_tiny") -> RunConfig:
     """`small_overrides` as a config, with further overrides."""
     return load_run_config(base, [*small_overrides(dataset, output_dir), *overrides])
+
+
+def launch(config: RunConfig) -> Trainer:
+    """The trainer of a run, at the step of its last checkpoint, and its folder."""
+    trainer = build_run(config)
+    resume(trainer, config)
+    trainer.run_dir.mkdir(parents=True, exist_ok=True)
+    return trainer
 
 
 def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

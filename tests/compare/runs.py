@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,3 +197,21 @@ class Study:
         return {"schema": 1, "device": "cpu", "threads": 2, "precision": "fp32", "rounds": rounds,
                 "training": training, "generation": generation,
                 "all_reduces": {arm.name: {"forward": 1, "backward": 1} for arm in self.arms}}  # fmt: skip
+
+
+def runs_of(folder: Path, arm: str) -> list[Path]:
+    """The folders of an arm's runs, in the order of their seeds."""
+    return sorted((folder.parent / "runs").glob(f"{arm}-seed_?-*"))
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Another content of a file of JSON: `change` takes the old one, and changes it in place."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def check(report: Mapping[str, Any], start: str) -> dict[str, Any]:
+    """The one check of fairness of a report whose name begins with `start`."""
+    (found,) = [entry for entry in report["fairness"] if entry["check"].startswith(start)]
+    return found

@@ -1,9 +1,10 @@
-"""Small random models as `save_pretrained` writes them, each with a tokenizer."""
+"""Small random models as `save_pretrained` writes them, each with a tokenizer; and imports that are refused."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
@@ -17,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from modelzoo.base_config import UserError
+from modelzoo.cli import import_hf
 from tests.model.families import redraw
 from tests.samples import small_tokenizer
 
@@ -81,3 +84,12 @@ def change_config(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     config = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def refused(folder: Path, message: str) -> None:
+    """Importing the folder is refused, and leaves nothing."""
+    before = {path.name for path in folder.parent.iterdir()}
+    with pytest.raises(UserError, match=message):
+        import_hf.run(str(folder), folder.parent / "out")
+    after = {path.name for path in folder.parent.iterdir()}
+    assert after == before, after ^ before

@@ -14,8 +14,9 @@ from modelzoo.cli import export_hf, import_hf, vocab
 from modelzoo.convert import importing
 from modelzoo.convert.output import new_folder
 from modelzoo.files import exclusive
+from modelzoo.trainer import checkpoint as checkpoint_files
 from modelzoo.trainer.checkpoint import all_damage
-from tests.convert.hf_models import save
+from tests.convert.hf_models import refused, save
 
 
 @pytest.mark.parametrize("content", ["file", "empty", "folder", "link"])
@@ -109,3 +110,35 @@ def test_a_signal_leaves_nothing(tmp_path, number):
     assert process.returncode == 3, errors
     assert b"stopped; nothing of ours stays" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_out_exists(tmp_path):
+    save(tmp_path / "hf", "gpt2")
+    import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")
+    with pytest.raises(UserError, match="ours: exists already"):
+        import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")
+    with pytest.raises(UserError, match="hf: exists already"):
+        export_hf.run(tmp_path / "ours", tmp_path / "hf")
+    with pytest.raises(UserError, match="--max-shard-size 5 apples: expected a size"):
+        export_hf.run(tmp_path / "ours", tmp_path / "out", max_shard_size="5 apples")
+
+
+def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    save(tmp_path / "hf", "gpt2")
+    monkeypatch.setattr(importing, "check_logits", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        import_hf.run(str(tmp_path / "hf"), tmp_path / "ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    save(tmp_path / "hf", "gpt2")
+    monkeypatch.setattr(importing, "write_tensors", full)
+    refused(tmp_path / "hf", "no space left on the device")
+    assert checkpoint_files.MANIFEST not in {path.name for path in tmp_path.iterdir()}

@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 from modelzoo.base_config import UserError
 from modelzoo.cli.main import app
 from modelzoo.config_errors import ConfigError
-from modelzoo.launch import build_run, resume
+from modelzoo.launch import build_run
 from modelzoo.run_config import RunConfig, dump_yaml, load_run_config
 from modelzoo.trainer.callbacks.metrics import read_metrics
-from tests.runs import small_config, small_overrides, write_dataset
+from tests.runs import launch, small_config, small_overrides, write_dataset
+from tests.trainer.observing import records
 
 ROW = 24  # tokens
 
@@ -30,16 +31,6 @@ def mixture(new, old, new_keys="weight: 1", old_keys="share: 0.25", rest=""):
         "~callbacks.evaluate",
         "callbacks.checkpoint.every_steps=null",
     )
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    return trainer
-
-
-def records(trainer):
-    return [record for record in read_metrics(trainer.run_dir / "metrics.jsonl") if "loss" in record]
 
 
 FALLING = {"old_keys": "share: {values: [0.75, 0.125], steps: [0, 10]}"}
@@ -68,7 +59,7 @@ def test_the_numbers_in_the_metrics_are_those_of_the_batches(dataset, old, tmp_p
     }
     assert not rows_of["new"] & rows_of["old"]
     seen = dict.fromkeys(rows_of, 0)
-    done = records(trainer)
+    done = records(trainer, "loss")
     assert [record["step"] for record in done] == list(range(1, 13))
     for record in done:
         for row in trainer.data.batch(record["step"] - 1)["labels"]:
@@ -107,7 +98,7 @@ def test_a_single_dataset_publishes_its_epochs(dataset, tmp_path):
     )
     trainer.train()
     rows = len(trainer.data.dataset)
-    assert [record["epochs"] for record in records(trainer)] == [8 / rows, 16 / rows]
+    assert [record["epochs"] for record in records(trainer, "loss")] == [8 / rows, 16 / rows]
 
 
 def test_a_run_goes_on_with_the_same_course_only(dataset, old, tmp_path):

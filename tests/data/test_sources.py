@@ -12,11 +12,12 @@ from modelzoo.base_config import UserError
 from modelzoo.data.config import DatasetConfig, MixtureConfig
 from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.loader import BatchLoader
-from modelzoo.launch import build_run, resume
+from modelzoo.launch import build_run
 from modelzoo.run_config import RunConfig, dump_yaml, load_run_config
 from modelzoo.tokenizer import Tokenizer
-from tests.runs import small_config, write_dataset
+from tests.runs import launch, small_config, write_dataset
 from tests.samples import small_tokenizer
+from tests.trainer.observing import weights
 
 
 def mixture(first, second, **changes):
@@ -32,16 +33,6 @@ def mixture(first, second, **changes):
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("second"), seed=1)
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    return trainer
-
-
-def weights(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 def test_the_keys_tell_one_dataset_from_a_mixture(dataset, second, tmp_path):

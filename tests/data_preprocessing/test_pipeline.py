@@ -10,9 +10,9 @@ from data_preprocessing.config import PreprocessConfig
 from data_preprocessing.encoder import split_of
 from data_preprocessing.pipeline import run
 from modelzoo.base_config import UserError
-from modelzoo.data.dataset import TokenDataset
 from modelzoo.data.schema import file_sha256, read_manifest
 from modelzoo.tokenizer import Tokenizer
+from tests.data_preprocessing.corpus import documents_of
 from tests.samples import TRICKY, small_tokenizer
 
 DOCUMENTS = [text for text in TRICKY if text] + [f"document {i} about {'cats ' * (i % 9)}" for i in range(80)]
@@ -47,18 +47,9 @@ def config(**settings):
     )
 
 
-def documents_of(path, split):
-    tokenizer, dataset = Tokenizer.load(path), TokenDataset(path, split, 16)
-    return [tokenizer.decode(dataset.document(i)) for i in range(dataset.num_documents)]
-
-
 def rejected(base, name="out"):
     lines = (base / name / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def files_of(path):
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def test_every_document_is_written_once_in_order(base):

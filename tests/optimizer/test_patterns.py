@@ -8,14 +8,13 @@ from modelzoo.cli.show import run_facts
 from modelzoo.cli.train import run
 from modelzoo.config_errors import ConfigError
 from modelzoo.config_files import shipped_names
-from modelzoo.launch import build_run, resume
 from modelzoo.model.gpt import GPT
 from modelzoo.model.parameters import depth_of, parameter_shapes
 from modelzoo.optimizer.patterns import matches
 from modelzoo.run_config import load_run_config
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import latest_checkpoint, read_tensors
-from tests.runs import small_config, small_overrides
+from tests.runs import launch, small_config, small_overrides
 
 FROZEN = ["blocks.0", "embedding", "blocks.*.norm_1.bias"]
 OF_TWO_BLOCKS = f"optimizer.frozen=[{','.join(FROZEN)}]"
@@ -139,17 +138,11 @@ def frozen_names(names):
     return {n for n in names if any(matches(pattern, n) for pattern in FROZEN)}
 
 
-def launched(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    return trainer
-
-
 @pytest.mark.parametrize("how", ["none", "full"])
 def test_what_is_frozen_stays_bit_for_bit_and_has_no_state(dataset, tmp_path, how):
     overrides = [OF_TWO_BLOCKS, f"accelerator.activation_checkpointing={how}", "optimizer.lr=0.01"]
     config = small_config(dataset, tmp_path, *overrides, "callbacks.checkpoint.every_steps=5", "trainer.max_steps=10")
-    trainer = launched(config)
+    trainer = launch(config)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     assert trainer.train()
     folder, _ = latest_checkpoint(trainer.run_dir)
@@ -163,8 +156,8 @@ def test_what_is_frozen_stays_bit_for_bit_and_has_no_state(dataset, tmp_path, ho
 
 
 def test_a_frozen_gradient_is_not_in_the_norm_that_clipping_bounds(dataset, tmp_path):
-    trainer = launched(small_config(dataset, tmp_path, OF_TWO_BLOCKS, "trainer.gradient_clip_norm=null"))
-    whole = launched(small_config(dataset, tmp_path, "name=whole", "trainer.gradient_clip_norm=null"))
+    trainer = launch(small_config(dataset, tmp_path, OF_TWO_BLOCKS, "trainer.gradient_clip_norm=null"))
+    whole = launch(small_config(dataset, tmp_path, "name=whole", "trainer.gradient_clip_norm=null"))
     kept = {}
     whole.optimizer.register_step_pre_hook(
         lambda *_: kept.update({n: p.grad.clone() for n, p in whole.model.named_parameters()})
@@ -178,17 +171,17 @@ def test_a_frozen_gradient_is_not_in_the_norm_that_clipping_bounds(dataset, tmp_
 def test_a_resumed_run_with_frozen_parts_is_bit_identical_and_may_not_freeze_others(dataset, tmp_path):
     base = ["schedule=constant", "callbacks.checkpoint.every_steps=4"]
     overrides = [*base, OF_TWO_BLOCKS, "optimizer.layerwise_lr_decay=0.7"]
-    whole = launched(small_config(dataset, tmp_path / "whole", *overrides, "trainer.max_steps=8"))
+    whole = launch(small_config(dataset, tmp_path / "whole", *overrides, "trainer.max_steps=8"))
     whole.train()
     for steps in (4, 8):
-        parts = launched(small_config(dataset, tmp_path / "parts", *overrides, f"trainer.max_steps={steps}"))
+        parts = launch(small_config(dataset, tmp_path / "parts", *overrides, f"trainer.max_steps={steps}"))
         assert parts.step == steps - 4
         parts.train()
     theirs = parts.model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in whole.model.state_dict().items())
     other = [*base, "optimizer.layerwise_lr_decay=0.7", "optimizer.frozen=[embedding]", "trainer.max_steps=8"]
     with pytest.raises(UserError, match=r"optimizer\.frozen"):
-        launched(small_config(dataset, tmp_path / "whole", *other))
+        launch(small_config(dataset, tmp_path / "whole", *other))
 
 
 @pytest.mark.long

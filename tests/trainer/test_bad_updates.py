@@ -17,9 +17,9 @@ from modelzoo.trainer.checkpoint import checkpoints_of
 from modelzoo.trainer.config import BadUpdatesConfig, SpikesConfig
 from modelzoo.trainer.loss_scale import GROWTH_STEPS, LossScale
 from modelzoo.trainer.run_state import optimizer_tensors
-from tests.runs import small_config
+from tests.runs import launch, small_config
 from tests.trainer.faults import plant
-from tests.trainer.test_trainer import StopAt, add_first, launch, losses, weights
+from tests.trainer.observing import StopAt, add_first, losses, weights
 
 DROPOUT = ["model.dropout=0.2", "trainer.micro_batch_size=4"]
 

@@ -13,8 +13,8 @@ from modelzoo.launch import build_run
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import Metrics
 from modelzoo.trainer.callbacks.progress import Progress, ProgressConfig
-from tests.runs import small_config
-from tests.trainer.test_meters import launch, records
+from tests.runs import launch, small_config
+from tests.trainer.observing import records
 
 
 class Failing(Callback):

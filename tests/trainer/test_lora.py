@@ -12,9 +12,9 @@ from modelzoo.launch import build_run, resume
 from modelzoo.model.lora import is_adapter
 from modelzoo.saved_models import load_model, load_model_config
 from modelzoo.trainer.checkpoint import latest_checkpoint, read_tensors
-from tests.runs import small_config
+from tests.runs import launch, small_config
+from tests.trainer.observing import StopAt, add_first, losses, weights
 from tests.trainer.test_parallel import assert_same_run, split, train
-from tests.trainer.test_trainer import StopAt, add_first, launch, losses, weights
 
 LORA = ["+lora.rank=4", "lora.dropout=0.1", "optimizer.lr=0.01", "schedule.warmup_steps=0", "~callbacks.evaluate"]
 

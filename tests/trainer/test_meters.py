@@ -12,26 +12,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from modelzoo.launch import build_run, resume
+from modelzoo.launch import build_run
 from modelzoo.trainer import accelerator, step_clock
 from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.batch_hash import batch_sha256, chained_sha256
 from modelzoo.trainer.callbacks.base import Callback
-from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.step_clock import ON_DEVICE, PARTS, STEP, WARMUP_STEPS, StepClock
 from modelzoo.trainer.utilization import Utilization, peak_flops
-from tests.runs import small_config
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    trainer.run_dir.mkdir(parents=True, exist_ok=True)
-    return trainer
-
-
-def records(trainer, key):
-    return [record for record in read_metrics(trainer.run_dir / "metrics.jsonl") if key in record]
+from tests.runs import launch, small_config
+from tests.trainer.observing import records
 
 
 class StopWatch:

@@ -7,8 +7,7 @@ import pytest
 from modelzoo.trainer import checkpoint_writer, stop_signals
 from modelzoo.trainer.checkpoint import checkpoints_of, damage
 from modelzoo.trainer.stop_signals import stop_on_signals
-from tests.runs import small_config
-from tests.trainer.test_trainer import launch
+from tests.runs import launch, small_config
 
 
 def test_a_signal_that_comes_while_ranks_agree_is_not_lost(dataset, tmp_path, monkeypatch):

@@ -13,42 +13,11 @@ from modelzoo.base_config import UserError
 from modelzoo.launch import build_run, resume
 from modelzoo.saved_models import load_model
 from modelzoo.trainer.bad_updates import BadUpdateError
-from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
 from modelzoo.trainer.checkpoint import checkpoints_of, latest_checkpoint
 from modelzoo.trainer.run_state import optimizer_tensors, restore
-from tests.runs import small_config, write_masked_dataset
-
-
-def launch(config):
-    trainer = build_run(config)
-    resume(trainer, config)
-    trainer.run_dir.mkdir(parents=True, exist_ok=True)
-    return trainer
-
-
-def losses(trainer):
-    return [r["loss"] for r in read_metrics(trainer.run_dir / "metrics.jsonl") if "loss" in r]
-
-
-def weights(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-class StopAt(Callback):
-    """Sends this process a signal after a step, as Ctrl-C would."""
-
-    def __init__(self, step, number=signal.SIGINT):
-        self.step, self.number = step, number
-
-    def on_step_end(self, trainer):
-        if trainer.step == self.step:
-            signal.raise_signal(self.number)
-
-
-def add_first(trainer, callback):
-    """So that what it does comes before the other callbacks of that step."""
-    trainer.callbacks = {"first": callback, **trainer.callbacks}
+from tests.runs import launch, small_config, write_masked_dataset
+from tests.trainer.observing import StopAt, add_first, losses, weights
 
 
 def test_training_learns(dataset, tmp_path):
