@@ -235,27 +235,6 @@ def _nanogpt(case: Case, weights: Mapping[str, Tensor] | None, compiled: bool) -
     return _Peer(lambda input_ids, labels: run(input_ids, labels)[1], model.parameters())
 
 
-class _Data:
-    """The batches as the trainer reads them."""
-
-    notes: Sequence[str] = ()
-
-    def __init__(self, data: Sequence[Batch]) -> None:
-        self.data = data
-
-    def batch(self, step: int) -> Batch:
-        return self.data[step % len(self.data)]
-
-    def state(self, step: int) -> dict[str, Any]:
-        return {}
-
-    def summary(self, num_steps: int) -> Sequence[str]:
-        return ()
-
-    def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> Mapping[str, float]:
-        return {}
-
-
 def _ours(
     case: Case, accelerator: Mapping[str, Any], data: Sequence[Batch], weights: Mapping[str, Tensor] | None
 ) -> Step:
@@ -270,7 +249,7 @@ def _ours(
         "trainer": {"global_batch_size": rows, "max_steps": 10**6, "gradient_clip_norm": None},
         "accelerator": {"device": case.device, "precision": case.precision, "strict": True, **accelerator},
     }
-    arm = TimedArm(RunConfig.model_validate(sections), _Data(data), lambda step: 1.0)
+    arm = TimedArm(RunConfig.model_validate(sections), data, lambda step: 1.0)
     if weights is not None:
         layout = hf.config_to_hf(case.model)
         with torch.no_grad():
