@@ -151,9 +151,9 @@ def table(found: Mapping[str, Any], compared: int) -> Iterator[str]:
         if row["is_ours"] and others:
             ratios = [f"{each['of_medians']:.2f} ({_interval(each)}) times {name}" for name, each in others.items()]
             yield f"{label(row['name'], row['allocator'])}, same allocator: {', '.join(ratios)}"
-    rate = next((row["gemm_flops_per_second"] for row in found["arms"] if "gemm_flops_per_second" in row), 0.0)
-    of = "of the device's data sheet" if found["has_peak"] else "of a product"
-    yield f"MFU is {of}; a product had {rate / 1e9:,.0f} GFLOP/s in these minutes"
+    if rate := next((row["gemm_flops_per_second"] for row in arms if "gemm_flops_per_second" in row), None):
+        of = "of the device's data sheet" if found["has_peak"] else "of a product"
+        yield f"MFU is {of}; a product had {rate / 1e9:,.0f} GFLOP/s in these minutes"
     noisy = sum(not row["is_quiet"] for row in found["arms"])
     dropped = sum(row["steps_dropped"] for row in found["arms"])
     yield f"{dropped} steps dropped, in which other processes used more than {BUSY:.0%} of the machine" + (
