@@ -9,7 +9,7 @@ from modelzoo.compare.other_processes import BUSY
 from modelzoo.compare.speed_ratios import median_interval
 
 if TYPE_CHECKING:
-    from benchmarks.training_arms import Case
+    from benchmarks.training_case import Case
 
 BOUNDS = {"fp32": 1e-4, "bf16": 1e-2}
 """How far two losses may be apart, relative to the first. In bf16 each program rounds to 8 bits in other places."""
