@@ -19,7 +19,6 @@ from modelzoo.model.gpt import GPT
 from modelzoo.model.init import initial_value
 from modelzoo.model.lora import add_lora, initial_adapters, store_adapters_only
 from modelzoo.model.parameters import depth_of
-from modelzoo.model.tensor_parallel import share_layers
 from modelzoo.run_config import RunConfig, diff, dump_yaml, obstacles_to_fusing
 from modelzoo.run_length import with_total_steps
 from modelzoo.saved_models import load_model as load_model  # for users: the other half of build_run
@@ -140,6 +139,8 @@ def build_model(config: RunConfig, accelerator: Accelerator, parallel: Parallel)
             half = config.lora.base_dtype == accelerator.precision == "bf16"  # else the device lacks it
             add_lora(model, config.lora, torch.bfloat16 if half else torch.float32)
         if parallel.tensor_mesh is not None:
+            from modelzoo.model.tensor_parallel import share_layers  # a slow import
+
             share_layers(model, parallel.tensor_mesh)
     for name, parameter in model.named_parameters():
         if config.optimizer.is_frozen(name):  # before the ranks divide it: none then keeps a gradient of it

@@ -22,12 +22,13 @@ ALLOWED = {
     "modelzoo.fast_loading": set(),
     "modelzoo.tokenizer_cuts": set(),
     "modelzoo.tokenizer_files": CONFIG_LAYER,
-    "modelzoo.model": CONFIG_LAYER | {"modelzoo.model"},
+    "modelzoo.dtensors": set(),
+    "modelzoo.model": CONFIG_LAYER | {"modelzoo.dtensors", "modelzoo.model"},
     "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.tensor_writer": set(),
-    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.tensor_writer"},
+    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.dtensors", "modelzoo.tensor_writer"},
     "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
     "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
     **{  # the report of a study, from its files alone

@@ -16,7 +16,7 @@ from typing import Any
 
 from modelzoo.base_config import UserError
 from modelzoo.compare.all_reduces import count_all_reduces
-from modelzoo.compare.other_processes import OtherProcesses
+from modelzoo.compare.other_processes import BUSY, MOST_ROUNDS, OtherProcesses
 from modelzoo.compare.timed_arm import TimedArm
 from modelzoo.files import write_text
 from modelzoo.run_config import RunConfig
@@ -25,10 +25,6 @@ from modelzoo.trainer.machine import machine
 
 SCHEMA = 1
 PROMPT_TOKENS = 64
-BUSY = 0.06
-"""Part of the CPU that other processes may use in a round that counts."""
-MOST_ROUNDS = 2
-"""Times `rounds`: how many are taken at the most, to replace those that other processes disturbed."""
 MEMORY_STEPS = 2
 """Updates after which memory has had its peak: the optimizer's state is there in the second."""
 

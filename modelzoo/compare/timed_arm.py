@@ -17,7 +17,7 @@ from modelzoo.run_config import RunConfig
 from modelzoo.text_samples import TextSampler
 from modelzoo.trainer.accelerator import choose_accelerator
 from modelzoo.trainer.parallel import Parallel
-from modelzoo.trainer.protocols import Batch, TrainingData
+from modelzoo.trainer.protocols import Batch
 from modelzoo.trainer.trainer import Trainer
 from modelzoo.trainer.utilization import Utilization
 
@@ -28,10 +28,11 @@ class TimedArm:
     def __init__(
         self,
         config: RunConfig,
-        data: TrainingData | None = None,
+        batches: Sequence[Batch] | None = None,
         lr_factor: Callable[[int], float] = lambda step: 0.0,
     ) -> None:
-        """`data` in place of random rows; `lr_factor` in place of a rate of 0, which leaves the weights alone.
+        """`batches`, again and again, in place of a random one; `lr_factor` in place of a rate of 0, which leaves the
+        weights alone.
 
         Raises UserError where there is no such device."""
         alone = config.accelerator.model_copy(update={"replicate": 1, "shard": 1, "tensor": 1})
@@ -47,7 +48,7 @@ class TimedArm:
             model=model,
             optimizer=config.optimizer.build(groups, fused=accelerator.fused_optimizer),
             lr_factor=lr_factor,
-            data=data or RandomRows(config),
+            data=RepeatedBatches(batches or [random_batch(config)]),
             validation={},
             generator=TextSampler(model, "", accelerator),
             accelerator=accelerator,
@@ -87,27 +88,16 @@ class TimedArm:
         return time.perf_counter() - started
 
 
-class RandomRows:
-    """One batch of the run's shape, again and again, as the trainer reads data."""
+class RepeatedBatches:
+    """A few batches one after the other, again and again, as the trainer reads data."""
 
     notes: Sequence[str] = ()
 
-    def __init__(self, config: RunConfig) -> None:
-        rows, seq_len = config.trainer.global_batch_size, config.data.seq_len
-        tokens = np.random.default_rng(config.seed).integers(0, config.model.vocab_size, (rows, seq_len + 1))
-        self._batch = {
-            "input_ids": tokens[:, :-1],
-            "labels": tokens[:, 1:],
-            "loss_mask": np.ones((rows, seq_len), dtype=np.bool_),
-        }
-        if config.data.isolate_documents:  # two in each row: what the mask costs does not depend on their number
-            first = np.arange(seq_len) < seq_len // 2
-            positions = np.where(first, np.arange(seq_len), np.arange(seq_len) - seq_len // 2)
-            for name, row in (("position_ids", positions), ("segment_ids", 2 - first)):
-                self._batch[name] = np.broadcast_to(row, (rows, seq_len)).astype(np.int32)
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
 
     def batch(self, step: int) -> Batch:
-        return self._batch
+        return self._batches[step % len(self._batches)]
 
     def state(self, step: int) -> dict[str, Any]:
         return {}
@@ -117,3 +107,20 @@ class RandomRows:
 
     def seen(self, step: int, left_out: Iterable[tuple[int, int]] = ()) -> Mapping[str, float]:
         return {}
+
+
+def random_batch(config: RunConfig) -> Batch:
+    """A batch of the run's shape: every token is as likely as any other."""
+    rows, seq_len = config.trainer.global_batch_size, config.data.seq_len
+    tokens = np.random.default_rng(config.seed).integers(0, config.model.vocab_size, (rows, seq_len + 1))
+    batch = {
+        "input_ids": tokens[:, :-1],
+        "labels": tokens[:, 1:],
+        "loss_mask": np.ones((rows, seq_len), dtype=np.bool_),
+    }
+    if config.data.isolate_documents:  # two in each row: what the mask costs does not depend on their number
+        first = np.arange(seq_len) < seq_len // 2
+        positions = np.where(first, np.arange(seq_len), np.arange(seq_len) - seq_len // 2)
+        for name, row in (("position_ids", positions), ("segment_ids", 2 - first)):
+            batch[name] = np.broadcast_to(row, (rows, seq_len)).astype(np.int32)
+    return batch

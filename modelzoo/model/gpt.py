@@ -6,9 +6,9 @@ Shapes: B batch, T positions, D hidden_size, V vocabulary (num_embeddings).
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from modelzoo.dtensors import is_dtensor
 from modelzoo.model.attention import within_segments
 from modelzoo.model.block import Block
 from modelzoo.model.config import ModelConfig
@@ -128,4 +128,4 @@ class GPT(nn.Module):
 
 def _own_part(parameter: Tensor) -> Tensor:
     """What this rank has of a parameter that ranks share."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return parameter.to_local() if is_dtensor(parameter) else parameter

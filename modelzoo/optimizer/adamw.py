@@ -7,6 +7,7 @@ from pydantic import Field
 
 from modelzoo.base_config import FromList, Problem
 from modelzoo.optimizer.base import OptimizerConfig
+from modelzoo.optimizer.uncompiled import uncompiled
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -41,4 +42,4 @@ class AdamWConfig(OptimizerConfig):
     def build(self, groups: list[dict[str, Any]], fused: bool) -> "Optimizer":
         from torch.optim import AdamW
 
-        return AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        return uncompiled(AdamW)(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)

@@ -17,9 +17,9 @@ from threading import Event, Thread
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from modelzoo.base_config import UserError
+from modelzoo.dtensors import is_dtensor
 from modelzoo.trainer.checkpoint import (
     a_checkpoint_of,
     appearing,
@@ -222,10 +222,10 @@ def owners(num_bytes: Mapping[str, int], num_ranks: int) -> list[list[str]]:
 
 def _whole(tensor: Tensor) -> Tensor:
     """A tensor that ranks hold in parts, on the device that they talk over."""
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return tensor
     on_device = tensor.to(tensor.device_mesh.device_type)
-    assert isinstance(on_device, DTensor)
+    assert is_dtensor(on_device)
     return on_device.full_tensor()
 
 

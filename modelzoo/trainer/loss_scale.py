@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from modelzoo.dtensors import is_dtensor
 from modelzoo.trainer.bad_updates import TrainingError
 
 INITIAL, SMALLEST = 2.0**16, 1.0
@@ -37,7 +37,7 @@ class LossScale:
         if not self.enabled:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        parts = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+        parts = [gradient.to_local() if is_dtensor(gradient) else gradient for gradient in gradients]
         torch._foreach_mul_(parts, 1.0 / self.value)
 
     def update(self, overflow: bool) -> None:

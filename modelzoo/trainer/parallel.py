@@ -3,7 +3,8 @@
 Ranks form a mesh (replicate, shard, tensor). All ranks of one `tensor` row compute the same rows of a batch, each its
 part of every layer; along `shard` they keep a part of all parameters, gradients and optimizer state (FSDP2,
 `fully_shard`), along `replicate` whole copies. One process is the mesh (1, 1, 1), and needs none of this, unless it
-keeps its parameters elsewhere than it computes.
+keeps its parameters elsewhere than it computes: torch's parts for that take a second to import, and are imported where
+they are used.
 """
 
 import logging
@@ -18,17 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    FSDPModule,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from modelzoo.base_config import UserError
+from modelzoo.dtensors import is_dtensor
 from modelzoo.trainer.config import AcceleratorConfig
 
 T = TypeVar("T")
@@ -109,16 +102,18 @@ class Parallel:
         """
         if self.mesh is None:
             return
+        from torch.distributed import fsdp
+
         mesh = self.mesh["replicate", "shard"]
-        narrow = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        place = CPUOffloadPolicy(torch.accelerator.is_available()) if self.cpu_offload else OffloadPolicy()
+        narrow = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        place = fsdp.CPUOffloadPolicy(torch.accelerator.is_available()) if self.cpu_offload else fsdp.OffloadPolicy()
         for module in [*parts, model]:
-            own = MixedPrecisionPolicy() if module is model or dtype is None else narrow
-            sharded = fully_shard(module, mesh=mesh, mp_policy=own, offload_policy=place)
+            own = fsdp.MixedPrecisionPolicy() if module is model or dtype is None else narrow
+            sharded = fsdp.fully_shard(module, mesh=mesh, mp_policy=own, offload_policy=place)
             # Sums, which gloo has too: the loss is divided by the tokens of all ranks before
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)
-        register_fsdp_forward_method(model, "loss")
+        fsdp.register_fsdp_forward_method(model, "loss")
 
     def fill(self, model: nn.Module, value: Callable[[str], Tensor]) -> None:
         """Give each parameter its value, whole, by name; this rank keeps its part."""
@@ -141,12 +136,20 @@ class Parallel:
     def forget_gathered(self, model: nn.Module) -> None:
         """Drop the whole weights that a forward pass without a backward pass leaves in the model's place of parts:
         they take memory, and would be used again after the parts have changed."""
+        if self.mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule
+
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     def last_micro_batch(self, model: nn.Module, is_last: bool) -> None:
         """Say whether gradients are to be summed over the ranks in the next backward pass."""
+        if self.mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule
+
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(is_last)
 
@@ -195,7 +198,7 @@ class Parallel:
         gradients = [p.grad for p in parameters if p.grad is not None]
         squares = torch.zeros((), dtype=torch.float64, device=self.mesh.device_type)
         world = math.prod(self.sizes)
-        parts = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+        parts = [gradient.to_local() if is_dtensor(gradient) else gradient for gradient in gradients]
         for gradient, norm in zip(gradients, torch._foreach_norm(parts), strict=True):
             squares += norm.double().to(squares.device) ** 2 / (world // _num_parts(gradient))
         distributed.all_reduce(squares)
@@ -250,7 +253,7 @@ class Parallel:
         """Tensors, gathered one after the other on the CPU of the main rank; empty on the others."""
         gathered = {}
         for name, tensor in tensors:
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            full = tensor.full_tensor() if is_dtensor(tensor) else tensor
             if self.is_main:
                 gathered[name] = full.detach().cpu()
         return gathered
@@ -279,21 +282,25 @@ def _of_rank(name: str, rank: int) -> str:
 
 def own_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
     """What a rank keeps of a tensor that it has in whole, if it is spread as `like` is."""
     whole = whole.to(like.device)
-    if not isinstance(like, DTensor):
+    if not is_dtensor(like):
         return whole
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _num_parts(tensor: Tensor) -> int:
     """Into how many parts a tensor is cut."""
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return 1
+    from torch.distributed.tensor import Replicate
+
     sizes = tensor.device_mesh.shape
     return math.prod(
         size for size, placement in zip(sizes, tensor.placements, strict=True) if not isinstance(placement, Replicate)

@@ -2,13 +2,17 @@
 
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import training
-from benchmarks.training_arms import Case, batches, build, weights_of
+from benchmarks.training_case import Case, batches
+from benchmarks.training_figures import Row, differences, ratio
+from benchmarks.training_ours import weights_of
+from benchmarks.training_process import build
 
 OPTIONS = ["--size", "tiny", "--family", "gpt2", "--precision", "fp32", "--rounds", "2", "--compared", "5"]
 
@@ -28,14 +32,20 @@ def test_measures_under_two_allocators_and_compares(tmp_path: Path, monkeypatch,
     for key, row in arms.items():
         assert len(row["losses"]) >= training.WARMUP + 2
         assert row["step_seconds"], key
+        assert row["warm_up_seconds"] >= row["first_seconds"] > 0
     losses = [row["losses"][:5] for (name, _), row in arms.items() if name != "GEMM"]
     assert losses[0][4] < losses[0][0]  # of the same batch
     for each in losses:
         assert each == pytest.approx(losses[0], rel=1e-5)
     assert case["absent"] == ["nanoGPT is absent (--nanogpt DIR, a checkout of karpathy/nanoGPT)"]
-    printed = capsys.readouterr().out
-    assert case["absent"][0] in printed
-    assert "ours [keep]" in printed
+    told = capsys.readouterr()
+    assert case["absent"][0] in told.out
+    for name in ("ours [keep]", "ours [shipped]"):
+        assert f"{name}: 3 steps to warm up took " in told.err
+        assert f"\n{name}, same allocator: " in told.out
+    ratios = [arms[name, "keep"]["step_seconds"] for name in ("transformers", "ours")]
+    found = arms["ours", "keep"]["ratio_to"]["transformers"]["of_medians"]
+    assert found == pytest.approx(statistics.median(ratios[0]) / statistics.median(ratios[1]))
 
 
 @pytest.mark.parametrize("family", ["gptj", "gpt_neox", "gpt2"])
@@ -51,25 +61,57 @@ def test_every_family_has_equal_arms(family: str) -> None:
     assert build("ours", case, data, other)(0) != pytest.approx(losses["ours"][0], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--only ours litgtp",
+            "--only 'litgtp': choose from 'transformers', 'transformers, compiled', 'ours', 'ours, c",
+        ),
+        ("--family gptj --only litgpt", "--only 'litgpt': choose from"),
+        ("--only nanoGPT", "nanoGPT is absent (--nanogpt DIR, a checkout of karpathy/nanoGPT)"),
+        ("--ours compile", "--ours compile: expected KEY=VALUE, KEY one of compile, fused_projections, activation_ch"),
+        ("--ours fused=true", "--ours fused=true: expected KEY=VALUE, KEY one of compile"),
+        ("--ours compile=yes", "accelerator.compile = 'yes'"),
+        ("--ours fused_projections=true", "gpt2: accelerator.fused_projections"),
+        ("--size medium", "--size medium: choose from tiny, small, base"),
+        ("--family gpt3", "--family gpt3: choose from gptj, gpt_neox, gpt2"),
+        ("--nanogpt nowhere", "--nanogpt nowhere: has no model.py"),
+        ("--family gptj --nanogpt nowhere", "--nanogpt: nanoGPT knows GPT-2 alone"),
+        ("--json nowhere/figures.json", "--json nowhere/figures.json: there is no such folder"),
+        ("--compared 0", "argument --compared"),
+        ("--device cuda --alone", "--alone is of a CPU"),
+        ("--device cuda --cpu-time", "--cpu-time is of a CPU"),
+        ("--device cuda --allocator shipped", "--allocator is of a CPU"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(options: str, message: str, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, *options.split(" "))
+    printed = capsys.readouterr()
+    assert message in " ".join(printed.err.split())
+    assert not printed.out  # nothing had begun
+
+
 def test_another_loss_is_told() -> None:
     def row(name: str, losses: list[float]) -> dict[str, object]:
         return {"name": name, "allocator": "", "losses": losses}
 
     found = {"precision": "fp32", "family": "gptj", "size": "tiny"}
     arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, 4.0003]), row("litgpt", [5.0, 4.01])]
-    [line] = training.differences(found | {"arms": arms}, 2)
+    [line] = differences(found | {"arms": arms}, 2)
     assert line.startswith("gptj tiny fp32: after 2 steps the loss of litgpt is 4.01")
     arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, float("nan")])]
-    assert len(list(training.differences(found | {"arms": arms}, 2))) == 1
+    assert len(list(differences(found | {"arms": arms}, 2))) == 1
 
 
 def test_noisy_steps_are_dropped_and_ratios_are_of_speed() -> None:
-    unit, row = training.Row("transformers", ""), training.Row("ours", "")
+    unit, row = Row("transformers", ""), Row("ours", "")
     for index in range(training.WARMUP + 10):
         unit.add(2.0, 0.0, 1.0)
         row.add(9.0 if index % 5 == 4 else 1.0, 0.5 if index % 5 == 4 else 0.0, 1.0)
     assert len(row.kept(10)) == 8
-    found = training.ratio(unit, row, 10)
+    found = ratio(unit, row, 10)
     assert found is not None
     assert (found["of_medians"], found["of_lower_quartiles"], found["interval"]) == (2.0, 2.0, [2.0, 2.0])
     assert len(row.kept(20)) == 10  # too few were quiet

@@ -57,11 +57,12 @@ def test_frozen_parameters_are_left_out():
     assert "embedding.weight" not in [name for group in groups for name in group["names"]]
 
 
-def test_adamw_is_torchs_with_these_numbers():
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_is_torchs_with_these_numbers(fused):
     weight = torch.nn.Parameter(torch.ones(2, 2))
     config = AdamWConfig(lr=0.01, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.5)
     groups = parameter_groups([("w", weight)], config.lr, config.weight_decay, {"w": 1.0})
-    optimizer = config.build(groups, fused=True)
+    optimizer = config.build(groups, fused=fused)
     reference = torch.nn.Parameter(torch.ones(2, 2))
     expected = torch.optim.AdamW([reference], lr=0.01, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.5)
     for _ in range(3):
@@ -70,5 +71,8 @@ def test_adamw_is_torchs_with_these_numbers():
             optim.step()
             optim.zero_grad()
     assert torch.allclose(weight, reference, atol=1e-7)
+    assert type(optimizer).__name__ == "AdamW"
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert not any(value.requires_grad for value in optimizer.state[weight].values())
     assert len(optimizer.state[weight]) == 3  # step and two moments: 8 bytes a parameter
     assert config.state_bytes_per_parameter == 8
