@@ -25,8 +25,10 @@ from modelzoo.data.loader import BatchLoader
 from modelzoo.data.mixture import MixtureLoader, Source
 from modelzoo.data.modelzoo_files import open_modelzoo_files
 from modelzoo.data.schema import (
+    SCHEMA_VERSION,
     LedgerInfo,
     Manifest,
+    Pieces,
     ShardHeader,
     ShardInfo,
     SplitInfo,
@@ -64,22 +66,22 @@ def write_dataset(folder: Path, tokens: np.ndarray, num_shards: int) -> None:
     shards = []
     folder.mkdir()
     for number, (start, stop) in enumerate(pairwise(cuts)):
-        offsets = np.concatenate([[0], ends[(ends > start) & (ends <= stop)] - start])
-        counts = {"num_documents": len(offsets) - 1, "num_tokens": int(stop - start), "num_bytes": 1}
+        lengths = np.diff(ends[(ends > start) & (ends <= stop)], prepend=start)
+        counts = {"num_documents": len(lengths), "num_tokens": int(stop - start), "num_bytes": len(lengths)}
         file = folder / f"{number:05}.h5"
-        header = ShardHeader(1, "-", VOCAB_SIZE, 0, "lm", **counts, source_config="{}")
-        write_shard(file, header, tokens[start:stop], offsets)
+        header = ShardHeader(SCHEMA_VERSION, "-", VOCAB_SIZE, 0, "lm", **counts, source_config="{}")
+        write_shard(file, header, [Pieces(lengths, np.ones_like(lengths), tokens[start:stop])], has_loss_mask=False)
         shards.append(ShardInfo(file=file.name, sha256=file_sha256(file), **counts))
     names = ("num_documents", "num_tokens", "num_bytes")
     sums = {name: sum(getattr(shard, name) for shard in shards) for name in names}
-    counts = dict.fromkeys(("documents_in", "bytes_in", "documents_written", "bytes_written"), 0)
+    nothing = dict.fromkeys(LedgerInfo.model_fields, 0)  # it was not preprocessed
     manifest = Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         settings={},
         inputs=(),
         tokenizer=TokenizerInfo(sha256="-", vocab_size=VOCAB_SIZE, end_of_document_id=0),
         splits={"train": SplitInfo(shards=tuple(shards), **sums)},
-        ledger=LedgerInfo(**counts, rejected_by_reason={}, rejected=()),
+        ledger=LedgerInfo.model_validate(nothing | {"rejected_by_reason": {}, "rejected_sha256": "", "sources": {}}),
     )
     write_manifest(folder, manifest)
 
