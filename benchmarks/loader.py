@@ -1,6 +1,6 @@
 """Reading random rows for training: the whole loader against raw maps and other loaders, on the same tokens.
 
-    python -m benchmarks.loader [--peers-python VENV/bin/python] [--rounds 40] [--json FILE]
+    python -m benchmarks.loader [--peers-python VENV/bin/python] [--cerebras-modelzoo DIR] [--rounds 40] [--json FILE]
 
 All arms take turns within each round; what is printed are medians and quartiles over the
 rounds, and ratios of them.
@@ -14,31 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
-import h5py
-import numpy as np
+import torch
 
-from modelzoo.data.dataset import TokenDataset
-from modelzoo.data.loader import BatchLoader
-from modelzoo.data.mixture import MixtureLoader, Source
-from modelzoo.data.modelzoo_files import open_modelzoo_files
-from modelzoo.data.schema import (
-    LedgerInfo,
-    Manifest,
-    ShardHeader,
-    ShardInfo,
-    SplitInfo,
-    TokenizerInfo,
-    file_sha256,
-    write_manifest,
-    write_shard,
-)
+from benchmarks.loader_readers import OURS, Reader, readers_of_others, readers_of_ours, write_corpus
 
-VOCAB_SIZE = 50_257
 SCRIPT = Path(__file__).resolve().parent / "peers" / "loader_rows.py"
-OURS = "ours: BatchLoader"
+PEERS = ("litdata", "datatrove", "ModelZoo")
 Arm = Callable[[], float]
 """Runs its batches once and returns the microseconds of one."""
 
@@ -52,85 +35,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=20, help="of each arm in a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=40, help="(%(default)s)")
     parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has litdata and datatrove")
+    parser.add_argument("--cerebras-modelzoo", type=Path, metavar="DIR", help="checkout of Cerebras/modelzoo")
     parser.add_argument("--keep-memory", action="store_true", help="in this process, as modelzoo train does on CPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     return parser.parse_args()
 
 
-def write_dataset(folder: Path, tokens: np.ndarray, num_shards: int) -> None:
-    """A dataset of documents of about 500 tokens, without preprocessing."""
-    ends = np.flatnonzero(tokens == 0) + 1
-    cuts = [0, *(ends[len(ends) * part // num_shards - 1] for part in range(1, num_shards + 1))]
-    shards = []
-    folder.mkdir()
-    for number, (start, stop) in enumerate(pairwise(cuts)):
-        offsets = np.concatenate([[0], ends[(ends > start) & (ends <= stop)] - start])
-        counts = {"num_documents": len(offsets) - 1, "num_tokens": int(stop - start), "num_bytes": 1}
-        file = folder / f"{number:05}.h5"
-        header = ShardHeader(1, "-", VOCAB_SIZE, 0, "lm", **counts, source_config="{}")
-        write_shard(file, header, tokens[start:stop], offsets)
-        shards.append(ShardInfo(file=file.name, sha256=file_sha256(file), **counts))
-    names = ("num_documents", "num_tokens", "num_bytes")
-    sums = {name: sum(getattr(shard, name) for shard in shards) for name in names}
-    counts = dict.fromkeys(("documents_in", "bytes_in", "documents_written", "bytes_written"), 0)
-    manifest = Manifest(
-        schema_version=1,
-        settings={},
-        inputs=(),
-        tokenizer=TokenizerInfo(sha256="-", vocab_size=VOCAB_SIZE, end_of_document_id=0),
-        splits={"train": SplitInfo(shards=tuple(shards), **sums)},
-        ledger=LedgerInfo(**counts, rejected_by_reason={}, rejected=()),
-    )
-    write_manifest(folder, manifest)
-
-
-def arms_of_ours(folder: Path, seq_len: int, batch_size: int) -> dict[str, Callable[[int], object]]:
-    """Our loaders, as functions of the step."""
-
-    def dataset(name: str, *options: object) -> TokenDataset:
-        return TokenDataset(folder / name, "train", seq_len, *options)  # type: ignore[arg-type]
-
-    mixture = {name: Source(dataset("one"), weight) for name, weight in {"a": 4.0, "b": 2.0, "c": 1.0}.items()}
-    samples = open_modelzoo_files(folder / "samples", seq_len, False, VOCAB_SIZE)
-    return {
-        OURS: BatchLoader(dataset("one"), batch_size, 0).batch,
-        "ours: 16 shards": BatchLoader(dataset("many"), batch_size, 0).batch,
-        "ours: mixture of 3": MixtureLoader(mixture, batch_size, 0).batch,
-        "ours: isolated": BatchLoader(dataset("one", "stream", True), batch_size, 0).batch,
-        "ours: best_fit, isolated": BatchLoader(dataset("one", "best_fit", True), batch_size, 0).batch,
-        "ours: ModelZoo's sample files": BatchLoader(samples, batch_size, 0).batch,
-    }
-
-
-def arms_in_process(
-    folder: Path, tokens: np.ndarray, length: int, batch_size: int
-) -> dict[str, Callable[[int], object]]:
-    """What needs numpy and h5py only. Each takes random rows by its own `draw`."""
-    draw = np.random.default_rng(0)
-    path = folder / "tokens.bin"
-    mapped = np.memmap(path, dtype=np.uint16, mode="r")
-    stored = h5py.File(folder / "one" / "00000.h5", "r")["tokens"]
-    sample_file = h5py.File(folder / "samples" / "a.h5", "r")["data"]
-
-    def starts(limit: int = len(tokens) - length) -> list[int]:
-        return draw.integers(0, limit, batch_size).tolist()
-
-    def nanogpt(_: int) -> object:  # its get_batch, without torch: the map is made anew for every batch
-        data = np.memmap(path, dtype=np.uint16, mode="r")
-        chosen = starts()
-        x = np.stack([data[i : i + length - 1].astype(np.int64) for i in chosen])
-        return x, np.stack([data[i + 1 : i + length].astype(np.int64) for i in chosen])
-
-    return {
-        "memmap rows, as stored": lambda _: [np.array(mapped[i : i + length]) for i in starts()],
-        "memmap rows, int64": lambda _: [mapped[i : i + length].astype(np.int64) for i in starts()],
-        "nanoGPT get_batch": nanogpt,
-        "h5py d[i:j]": lambda _: np.stack([stored[i : i + length] for i in starts()]),
-        "h5py (N, 3, MSL) gzip": lambda _: np.stack([sample_file[i] for i in starts(len(sample_file))]),
-    }
-
-
-def timed(batch: Callable[[int], object], batches: int) -> Arm:
+def timed(reader: Reader, batches: int) -> Arm:
     """The arm of a function of the step; steps go on from round to round."""
     step = 0
 
@@ -138,7 +49,7 @@ def timed(batch: Callable[[int], object], batches: int) -> Arm:
         nonlocal step
         started = time.perf_counter()
         for _ in range(batches):
-            batch(step)
+            reader(step)
             step += 1
         return (time.perf_counter() - started) / batches * 1e6
 
@@ -173,27 +84,19 @@ def main() -> None:
         from modelzoo.trainer.accelerator import keep_freed_memory
 
         keep_freed_memory()
-    length, batch_size = arguments.seq_len + 1, arguments.batch_size
+    torch.set_num_threads(1)  # here as in the peers' processes: loading goes on beside a model that has the others
+    sizes = (arguments.seq_len, arguments.batch_size)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw = np.random.default_rng(0)
-        tokens = draw.integers(1, VOCAB_SIZE, int(arguments.tokens), dtype=np.uint16)
-        tokens[draw.random(len(tokens)) < 1 / 500] = 0
-        tokens[-1] = 0
-        tokens.tofile(folder / "tokens.bin")
-        write_dataset(folder / "one", tokens, 1)
-        write_dataset(folder / "many", tokens, 16)
-        (folder / "samples").mkdir()
-        with h5py.File(folder / "samples" / "a.h5", "w") as file:
-            rows = tokens[: 2000 * arguments.seq_len].reshape(-1, arguments.seq_len)
-            data = np.stack([rows, np.ones_like(rows), rows], axis=1).astype(np.int32)
-            file.create_dataset("data", data=data, chunks=(1, *data.shape[1:]), compression="gzip", compression_opts=4)
-        functions = arms_of_ours(folder, arguments.seq_len, batch_size)
-        functions |= arms_in_process(folder, tokens, length, batch_size)
-        arms: dict[str, Arm] = {name: timed(function, arguments.batches) for name, function in functions.items()}
-        sizes = ["--length", length, "--batch-size", batch_size, "--batches", arguments.batches]
-        for name in ("litdata", "datatrove"):
-            command = [arguments.peers_python, SCRIPT, name, folder / "tokens.bin", *sizes]
+        tokens = write_corpus(folder, int(arguments.tokens), arguments.seq_len)
+        readers = readers_of_ours(folder, *sizes) | readers_of_others(folder, tokens, *sizes)
+        arms: dict[str, Arm] = {name: timed(reader, arguments.batches) for name, reader in readers.items()}
+        options = ["--length", arguments.seq_len + 1, "--batch-size", arguments.batch_size]
+        options += ["--batches", arguments.batches]
+        if arguments.cerebras_modelzoo:
+            options += ["--checkout", arguments.cerebras_modelzoo.resolve()]
+        for name in PEERS if arguments.cerebras_modelzoo else PEERS[:-1]:
+            command = [arguments.peers_python, SCRIPT, name, folder / "tokens.bin", *options]
             if arm := outside(list(map(str, command))):
                 arms[name] = arm
         for arm in arms.values():

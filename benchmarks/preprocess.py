@@ -35,7 +35,13 @@ PACKAGES = {  # script -> (label, packages that it needs)
     "nanogpt_prepare": ("nanoGPT-style", ("datasets", "tiktoken", "tokenizers")),
     "tokenizers_bare": ("tokenizers, bare", ("tokenizers",)),
     "gpt_neox_preprocess": ("gpt-neox", ("lm_dataformat", "ftfy", "transformers", "sentencepiece", "torch")),
+    "cerebras_modelzoo_preprocess": (
+        "ModelZoo",
+        ("transformers", "datasets", "h5py", "psutil", "ftfy", "pydantic", "rich", "tqdm", "zstandard"),
+    ),
 }
+CHECKOUTS = {"gpt_neox_preprocess": "gpt_neox", "cerebras_modelzoo_preprocess": "cerebras_modelzoo"}
+"""script -> option with the directory of the peer's source."""
 BUSY = 0.06
 """Above this share of the machine in other hands before a run, its time is in doubt."""
 
@@ -138,17 +144,19 @@ def our_arms(settings: list[list[str]], source: Path, tokenizer: Path, work: Pat
     ]
 
 
-def peer_arms(python: str, checkout: Path | None, arguments: list[str]) -> tuple[list[Arm], dict[str, str]]:
-    """The peers, those that cannot run with the reason as their note; and the packages' versions."""
+def peer_arms(python: str, checkouts: dict[str, Path | None], arguments: list[str]) -> tuple[list[Arm], dict[str, str]]:
+    """The peers, those that cannot run with the reason as their note; and the packages' versions. `checkouts` by the
+    names of their options."""
     versions = _versions(python, sorted({package for _, packages in PACKAGES.values() for package in packages}))
     arms = []
     for script, (label, packages) in PACKAGES.items():
         missing = [package for package in packages if package not in versions]
         command = [python, str(PEERS / f"{script}.py"), *arguments]
         note = f"not installed ({', '.join(missing)})" if missing else ""
-        if script == "gpt_neox_preprocess":
-            command += ["--checkout", str(checkout)]
-            note = note if checkout else "not run (--gpt-neox DIR)"
+        if script in CHECKOUTS:
+            option = CHECKOUTS[script]
+            command += ["--checkout", str(checkouts.get(option))]
+            note = note if checkouts.get(option) else f"not run (--{option.replace('_', '-')} DIR)"
         arms.append(Arm(label, command, _printed_tokens, note))
     return arms, versions
 
@@ -225,6 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json, or GPT-2's encoder.json")
     parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has the peers (this one)")
     parser.add_argument("--gpt-neox", type=Path, metavar="DIR", help="checkout of EleutherAI/gpt-neox")
+    parser.add_argument("--cerebras-modelzoo", type=Path, metavar="DIR", help="checkout of Cerebras/modelzoo")
     labels = [label for label, _ in PACKAGES.values()]
     parser.add_argument("--only", nargs="*", default=labels, choices=labels, metavar="PEER", help=", ".join(labels))
     parser.add_argument(
@@ -270,8 +279,9 @@ def main() -> None:
             *("--input", str(source), "--parts", str(work / "parts"), "--tokenizer", str(tokenizer)),
             *("--output", str(work / "output"), "--workers", str(arguments.workers)),
         ]
-        checkout = arguments.gpt_neox.resolve() if arguments.gpt_neox else None
-        peers, versions = peer_arms(arguments.peers_python, checkout, common)
+        given = {option: getattr(arguments, option) for option in CHECKOUTS.values()}
+        checkouts = {option: path.resolve() if path else None for option, path in given.items()}
+        peers, versions = peer_arms(arguments.peers_python, checkouts, common)
         arms = our_arms(arguments.ours or [[]], source, tokenizer, work)
         arms += [arm for arm in peers if arm.label in arguments.only]
         environment = os.environ | {

@@ -120,7 +120,7 @@ class TokenDataset(RowDataset):
         tokens = self._stream.gather("tokens", first - 1, length, self.end_of_document_id)  # (B, T + 1)
         self._check_ids(tokens)
         tokens = tokens.astype(np.int64)
-        filled = (self.num_tokens - first).clip(max=self.seq_len)
+        filled = np.minimum(self.num_tokens - first, self.seq_len)
         if self._has_loss_mask:
             loss_mask = self._stream.gather("loss_mask", first, self.seq_len, 0) != 0
         else:

@@ -114,7 +114,7 @@ class RowDataset(ABC):
     def _row_numbers(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The indices as (B,) int64, each checked."""
         numbers = np.asarray(indices, dtype=np.int64)
-        if numbers.size and not (numbers.min() >= 0 and numbers.max() < self.num_rows):
+        if numbers.size and numbers.view(np.uint64).max() >= self.num_rows:  # unsigned, a negative one is large too
             raise IndexError(f"row {numbers.min()}…{numbers.max()} of {self.num_rows} in {self.path}")
         return numbers
 
@@ -135,6 +135,6 @@ class RowDataset(ABC):
 def mask_of_filled(filled: np.ndarray, seq_len: int) -> np.ndarray:
     """(B, T), True in the first filled[i] places of row i."""
     mask = np.ones((len(filled), seq_len), dtype=np.bool_)
-    for row in np.flatnonzero(filled < seq_len):  # few, or none: comparing them all would take as long as the gather
+    for row in (filled < seq_len).nonzero()[0]:  # few, or none: comparing them all would take as long as the gather
         mask[row, filled[row] :] = False
     return mask

@@ -4,6 +4,7 @@ A contiguous dataset is mapped, and read at the speed of a plain binary file; an
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,22 @@ class Stream:
 
         In the files' own type: a conversion of the whole batch at once costs half of one for each row.
         """
-        number = np.searchsorted(self.starts[1:], first, side="right").clip(max=len(self.files) - 1)
-        inside = (first >= 0) & (first + length <= self.starts[number + 1])
-        local = first - self.starts[number]
-        opened = {file: self.open(file, name) for file in set(number.tolist())}
-        if len(opened) == 1 and inside.all():
-            (array,) = opened.values()
-            if isinstance(array, np.ndarray):  # one copy in C: 1.4 times the speed of the slices below
+        if not len(first):
+            return np.empty((0, length), dtype=np.int64)
+        low, stop = int(first.min()), int(first.max()) + length
+        if low >= 0 and stop <= len(self):
+            file = self._file_of(low)
+            array = self.open(file, name) if stop <= self.starts[file + 1] else None
+            if isinstance(array, np.ndarray):  # all in one map: one copy in C, twice the speed of the slices below
                 shape, strides = (len(array) - length + 1, length), 2 * array.strides
                 windows: np.ndarray = np.ndarray(shape, array.dtype, array.data, strides=strides)
-                return np.asarray(windows[local])
-        dtype = np.result_type(*(array.dtype for array in opened.values())) if opened else np.dtype(np.int64)
-        out: np.ndarray = np.empty((len(first), length), dtype=dtype)
-        for row, (file, start, whole) in enumerate(zip(number.tolist(), local.tolist(), inside.tolist(), strict=True)):
+                return np.asarray(windows[first - self.starts[file]])
+        number = np.searchsorted(self.starts[1:], first, side="right")
+        inside = (first >= 0) & (first + length <= self.starts[number + 1])
+        opened = {file: self.open(file, name) for file in set(number.tolist())}
+        out: np.ndarray = np.empty((len(first), length), np.result_type(*(array.dtype for array in opened.values())))
+        local = (first - self.starts[number]).tolist()
+        for row, (file, start, whole) in enumerate(zip(number.tolist(), local, inside.tolist(), strict=True)):
             if whole:
                 out[row] = opened[file][start : start + length]
             else:
@@ -71,8 +75,9 @@ class Stream:
         flat. No piece crosses files."""
         number = np.searchsorted(self.starts[1:], first, side="right")
         local = first - self.starts[number]
+        opened = {file: self.open(file, name) for file in set(number.tolist())}
         for file, f, n, a in zip(number.tolist(), local.tolist(), length.tolist(), at.tolist(), strict=True):
-            out[a : a + n] = self.open(file, name)[f : f + n]
+            out[a : a + n] = opened[file][f : f + n]
 
     def read(self, name: str, first: int, out: np.ndarray, padding: int) -> None:
         """Fill `out` (length,) with stream[first : first + length], across files; `padding` outside the stream."""
@@ -80,12 +85,16 @@ class Stream:
         if first < 0 or stop > len(self):
             out[:] = padding
         low = max(first, 0)
-        file = int(np.searchsorted(self.starts[1:], low, side="right"))
+        file = self._file_of(low)
         while low < min(stop, len(self)):
             begin, end = int(self.starts[file]), int(self.starts[file + 1])
             high = min(stop, end)
             out[low - first : high - first] = self.open(file, name)[low - begin : high - begin]
             low, file = high, file + 1
+
+    def _file_of(self, element: int) -> int:
+        """The file that holds this element of the stream; the number of files for what lies beyond."""
+        return bisect_right(self.starts, element) - 1
 
 
 def concatenated_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

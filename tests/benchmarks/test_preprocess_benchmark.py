@@ -47,13 +47,18 @@ def test_measures_and_compares(tmp_path):
     assert "tokens against" not in done.stdout
 
 
-def test_a_peer_without_its_packages_is_listed(monkeypatch):
+def test_a_peer_without_its_packages_is_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(preprocess, "_versions", lambda python, packages: {"datatrove": "1", "tokenizers": "1"})
-    arms, _ = preprocess.peer_arms("python", None, [])
+    arms, _ = preprocess.peer_arms("python", {}, [])
     notes = {arm.label: arm.note for arm in arms}
     assert notes["datatrove"] == "not installed (orjson)"
     assert notes["tokenizers, bare"] == ""
     assert notes["gpt-neox"] == "not run (--gpt-neox DIR)"
+    assert notes["ModelZoo"] == "not run (--cerebras-modelzoo DIR)"
+    arms, _ = preprocess.peer_arms("python", {"cerebras_modelzoo": tmp_path}, ["--workers", "2"])
+    [command] = [arm.command for arm in arms if arm.label == "ModelZoo"]
+    assert command[1].endswith("cerebras_modelzoo_preprocess.py")
+    assert command[2:] == ["--workers", "2", "--checkout", str(tmp_path)]
 
 
 def test_other_counts_and_failures_are_told():
