@@ -19,7 +19,9 @@ from modelzoo.model.block import Block
 from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
 from modelzoo.model.lora_layer import effective_weight
-from modelzoo.model.weights import Form, Linear, linear_of
+from modelzoo.model.weights import Form, Linear, linear_of, shared_factors
+
+_Make = Callable[[Tensor, Tensor | None], Linear]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,10 @@ class Inference:
 
     def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1) -> None:
         """`weights` is the form of all matrices that products read, the head included (`weights.py`). Copies are
-        fused where the block allows it.
-
-        Two LayerNorms become one whose gains and biases are worked into the weights, but only in fp32: bf16 would round
-        the weights once more, and of a gain far above the others int8 leaves those few steps.
-        """
+        fused where the block allows it."""
         config, linear = model.config, linear_of(weights, max_rows)
         self.config, self.scaling = config, model.scaling
-        dtype = model.embedding.weight.dtype
-        folds = dtype == torch.float32 and weights in ("packed", "float16")
-        fuses = weights != "model" and config.parallel_residual and (config.tied_norm or folds)
-        make = _fused_of if fuses else _layer_of
-        self._layers = [make(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
+        self._layers = [_layer_of(block, linear, weights, model.embedding.weight.dtype) for block in model.blocks]
         self._final_norm = _norm_of(model.final_norm)
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight
@@ -129,11 +123,20 @@ class Inference:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Layer:
+def _layer_of(block: Block, linear: _Make, form: Form, dtype: torch.dtype) -> _Layer | _Fused:
+    attention, mlp = block.attention, block.mlp
+    if form != "model" and block.parallel_residual and (shared := _with_one_norm(block, form, dtype)):
+        norm, weights, biases = shared
+        out = torch.cat((_weight_of(attention.out, dtype), _weight_of(mlp.fc_out, dtype)), dim=1)
+        return _Fused(
+            norm=norm,
+            into=linear(torch.cat(weights), torch.cat(biases)),
+            out=linear(out, _bias_of(attention.out, dtype) + _bias_of(mlp.fc_out, dtype)),
+        )
+
     def of(module: nn.Linear) -> Linear:
         return linear(_weight_of(module, dtype), module.bias)
 
-    attention, mlp = block.attention, block.mlp
     return _Layer(
         norm_1=_norm_of(block.norm_1),
         qkv=of(attention.qkv),
@@ -144,23 +147,25 @@ def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], d
     )
 
 
-def _fused_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Fused:
-    attention, mlp = block.attention, block.mlp
-    into, biases = [], []
-    for module, norm in ((attention.qkv, block.norm_1), (mlp.fc_in, block.norm_2)):
-        weight, bias = _weight_of(module, dtype), _bias_of(module, dtype)
-        if block.norm_2 is not None:
-            assert norm is not None
-            bias = bias + weight @ norm.bias.detach().to(dtype)
-            weight = weight * norm.weight.detach().to(dtype)
-        into.append(weight)
-        biases.append(bias)
-    out = torch.cat((_weight_of(attention.out, dtype), _weight_of(mlp.fc_out, dtype)), dim=1)
-    return _Fused(
-        norm=_norm_of(block.norm_1, affine=block.norm_2 is None),
-        into=linear(torch.cat(into), torch.cat(biases)),
-        out=linear(out, _bias_of(attention.out, dtype) + _bias_of(mlp.fc_out, dtype)),
-    )
+def _with_one_norm(block: Block, form: Form, dtype: torch.dtype) -> tuple[Linear, list[Tensor], list[Tensor]] | None:
+    """A LayerNorm, and the weights and biases of the two products that then read it: where the block has two, their
+    gains and biases are worked in. None where that would cost accuracy: bf16 would round the weights once more, and
+    int8 may have too few steps for both gains."""
+    modules = block.attention.qkv, block.mlp.fc_in
+    weights, biases = [_weight_of(each, dtype) for each in modules], [_bias_of(each, dtype) for each in modules]
+    if block.norm_2 is None:
+        return _norm_of(block.norm_1), weights, biases
+    if dtype != torch.float32:
+        return None
+    norms = block.norm_1, block.norm_2
+    gains = [norm.weight.detach().to(dtype) for norm in norms]
+    factors = shared_factors(weights, gains) if form == "int8" else torch.ones_like(gains[0])
+    if factors is None:
+        return None
+    triples = zip(weights, biases, norms, strict=True)
+    biases = [bias + weight @ norm.bias.detach().to(dtype) for weight, bias, norm in triples]
+    weights = [weight * (gain / factors) for weight, gain in zip(weights, gains, strict=True)]
+    return partial(_norm_of(block.norm_1), weight=factors, bias=None), weights, biases
 
 
 def _bias_of(module: nn.Linear, dtype: torch.dtype) -> Tensor:
@@ -172,11 +177,11 @@ def _weight_of(module: nn.Linear | nn.Embedding, dtype: torch.dtype) -> Tensor:
     return effective_weight(module).to(dtype).detach()
 
 
-def _norm_of(module: nn.LayerNorm, affine: bool = True) -> Linear:
+def _norm_of(module: nn.LayerNorm) -> Linear:
     return partial(
         torch.layer_norm,
         normalized_shape=module.normalized_shape,
-        weight=module.weight if affine else None,
-        bias=module.bias if affine else None,
+        weight=module.weight,
+        bias=module.bias,
         eps=module.eps,
     )

@@ -56,6 +56,17 @@ def made(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> GPT:
     return model.to(dtype).eval()
 
 
+def with_like_gains(model: GPT) -> GPT:
+    """Gains uneven over the channels, and nearly the same in both LayerNorms of a block, as training leaves them."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for block in model.blocks:
+            common = torch.randn(model.config.hidden_size, generator=draw).mul(0.7).exp()
+            for norm in (block.norm_1, block.norm_2):
+                norm.weight.copy_(common * torch.randn(len(common), generator=draw).mul(0.1).exp())
+    return model
+
+
 def in_chunks(model: GPT, ids: Tensor, chunks: list[int], weights: Form = "model") -> Tensor:
     """Logits (B, T, vocab_size) of rows that are read in chunks of these lengths, beside each other."""
     cache = KVCache(model.config, len(ids), ids.shape[1], dtype=model.embedding.weight.dtype)
@@ -89,7 +100,7 @@ def test_logits_are_the_models(
     [
         ("gpt2", torch.float32, "packed", False),
         ("parallel", torch.float32, "packed", True),
-        ("parallel", torch.float32, "int8", False),  # a gain far above the others would leave those few steps
+        ("parallel", torch.float32, "int8", False),  # gains with nothing in common
         ("tied norm", torch.float32, "int8", True),
         ("parallel", torch.float32, "model", False),
         ("parallel", torch.bfloat16, "packed", False),
@@ -99,6 +110,45 @@ def test_logits_are_the_models(
 def test_which_blocks_are_fused(name: str, dtype: torch.dtype, weights: Form, is_fused: bool) -> None:
     layers = Inference(made(OPTIONS[name], dtype), weights)._layers
     assert {isinstance(layer, _Fused) for layer in layers} == {is_fused}
+
+
+def test_int8_is_fused_where_gains_are_alike() -> None:
+    model, ids = with_like_gains(made(OPTIONS["parallel"])), ids_of(2)
+    assert all(isinstance(layer, _Fused) for layer in Inference(model, "int8")._layers)
+    expected = model(ids)[..., :29]
+    error = (in_chunks(model, ids, [21], "int8") - expected).square().mean().sqrt() / expected.std()
+    assert error < 3e-2
+
+
+GAINS: dict[str, tuple[float, float, int]] = {
+    "even": (0, 0, 0),
+    "alike": (1, 0.2, 0),
+    "a few far above the others": (0, 0.1, 4),
+    "apart": (0, 1, 0),
+}
+"""Spread (of the logarithm) that both gains have in common, and that of each; channels with 30 times the gain."""
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_factors_for_two_gains(name: str) -> None:
+    """One int8 product of both weights is no worse than two of their own, or it is declined."""
+    common, own, outliers = GAINS[name]
+    draw = torch.Generator().manual_seed(0)
+    shared = torch.randn(96, generator=draw).mul(common).exp()
+    shared[:outliers] *= 30
+    gains = [shared * torch.randn(96, generator=draw).mul(own).exp() for _ in range(2)]
+    weights = [torch.randn(rows, 96, generator=draw) for rows in (200, 300)]
+    weights[1] *= 50  # a weight's size does not matter
+    gains[0][7] = gains[1][7] = 0
+    x = torch.randn(64, 96, generator=draw)
+    found = forms.shared_factors(weights, gains)
+    assert (found is None) == (name == "apart")
+    if found is None:
+        return
+    for weight, gain in zip(weights, gains, strict=True):
+        exact = (x * gain) @ weight.t()
+        apart = (int8(weight, None)(x * gain) - exact).norm()
+        assert (int8(weight * gain / found, None)(x * found) - exact).norm() < 1.15 * apart
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"gpt2", "one head", "odd heads"}))
