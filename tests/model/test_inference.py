@@ -122,6 +122,7 @@ def test_int8_is_fused_where_gains_are_alike() -> None:
 
 GAINS: dict[str, tuple[float, float, int]] = {
     "even": (0, 0, 0),
+    "nearly even": (0, 0.2, 0),
     "alike": (1, 0.2, 0),
     "a few far above the others": (0, 0.1, 4),
     "apart": (0, 1, 0),
