@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 COPIED_BYTES = 2**32
-"""On the CPU weights get packed copies up to this size in all: one, or two of fp32 for several rows."""
+"""On the CPU weights get packed copies up to this size in all: one, or two of fp32 for several rows; with int8 one
+of half the bits for prompts."""
 
 
 def check_precision(precision: str) -> None:
@@ -53,9 +54,10 @@ def load_batcher(
         model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision], weights)
         form: Form = "model"
         if accelerator.device.type == "cpu":
-            num_copies = 2 if accelerator.precision == "fp32" and max_rows > 1 else 1
-            fits = num_copies * sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
-            form = "int8" if precision == "int8" else "packed" if fits else "model"
+            copied = {"fp32": 2.0 if max_rows > 1 else 1.0, "int8": 0.75}.get(precision, 1.0)  # of the model's bytes
+            fits = copied * sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
+            by_size: tuple[Form, Form] = ("mixed", "int8") if precision == "int8" else ("packed", "model")
+            form = by_size[0 if fits else 1]
             if precision == "bf16" and not multiplies_bf16():
                 way = (
                     "copies of the weights in fp16, or fp32 where that lacks their range, with sums in fp32"

@@ -59,6 +59,7 @@ class Inference:
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight
         head = model.embedding if model.lm_head is None else model.lm_head
+        linear = linear_of(weights, max_rows, reads_prompts=False)
         self._head = linear(_weight_of(head, self._embedding.dtype), getattr(head, "bias", None))
         self._heads, self._head_dim, self._rotate = config.num_heads, config.head_dim, config.position.rotate_
         self._gelu = partial(F.gelu, approximate="tanh" if config.activation == "gelu_tanh" else "none")
@@ -159,7 +160,7 @@ def _with_one_norm(block: Block, form: Form, dtype: torch.dtype) -> tuple[Linear
         return None
     norms = block.norm_1, block.norm_2
     gains = [norm.weight.detach().to(dtype) for norm in norms]
-    factors = shared_factors(weights, gains) if form == "int8" else torch.ones_like(gains[0])
+    factors = shared_factors(weights, gains) if form in ("int8", "mixed") else torch.ones_like(gains[0])
     if factors is None:
         return None
     triples = zip(weights, biases, norms, strict=True)

@@ -171,7 +171,9 @@ def test_bf16_keeps_positions_in_fp32() -> None:
     assert (found - exact(ids)[..., :29]).square().mean() < 1.5 * error
 
 
-@pytest.mark.parametrize(("weights", "tolerance"), [("packed", 1e-5), ("float16", 4e-3), ("int8", 8e-2)])
+@pytest.mark.parametrize(
+    ("weights", "tolerance"), [("packed", 1e-5), ("float16", 4e-3), ("int8", 8e-2), ("mixed", 8e-2)]
+)
 @pytest.mark.parametrize("name", ["gpt2", "parallel", "tied norm", "muP, head with bias"])
 def test_forms_come_close(name: str, weights: Form, tolerance: float) -> None:
     """Relative to the spread of the logits; int8 rounds to 1/254 of each output's largest weight."""
@@ -236,6 +238,20 @@ def test_bf16_without_instructions(unit: float, num: int, monkeypatch: pytest.Mo
     assert (found - exact).norm() < 2**-8 * exact.norm()
 
 
+def test_mixed_reads_prompts_in_fp16() -> None:
+    if not forms._has_float16():
+        pytest.skip("torch without FBGEMM")
+    draw = torch.Generator().manual_seed(0)
+    weight, bias, x = torch.randn(40, 70, generator=draw), torch.randn(40, generator=draw), torch.randn(9, 70)
+    product = forms.mixed(weight, bias)
+    assert torch.equal(product(x), float16(weight, bias)(x))
+    assert torch.equal(product(x[:8]), int8(weight, bias)(x[:8]))
+    assert torch.equal(linear_of("mixed", max_rows=9, reads_prompts=False)(weight, bias)(x), product(x))
+    assert torch.equal(linear_of("mixed", max_rows=8, reads_prompts=False)(weight, bias)(x), int8(weight, bias)(x))
+    large = forms.mixed(weight * 1e6, bias)  # fp16 does not hold it
+    assert torch.equal(large(x), int8(weight * 1e6, bias)(x))
+
+
 @pytest.mark.skipif(not forms.multiplies_bf16(), reason="a CPU without instructions for bf16")
 @pytest.mark.parametrize("num", [1, 5, 40])
 def test_bf16_with_instructions(num: int) -> None:
@@ -247,7 +263,7 @@ def test_bf16_with_instructions(num: int) -> None:
 
 def test_impossible_forms_are_refused() -> None:
     model = made({})
-    with pytest.raises(ValueError, match="weights='int4': expected model, packed, float16, int8"):
+    with pytest.raises(ValueError, match="weights='int4': expected model, packed, float16, int8, mixed"):
         Decoder(model, weights="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"weights='float16' needs weights up to 65504 \(found 1e\+06\)"):
         float16(torch.full((4, 4), 1e6), None)
