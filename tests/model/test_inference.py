@@ -221,6 +221,8 @@ def test_int8_rounds_weights_alone(has_int8: bool, tolerance: float, monkeypatch
     error = (product(x) - exact).norm(dim=1) / exact.norm(dim=1)
     assert error.max() < tolerance
     assert all(torch.equal(product(row[None])[0], found) for row, found in zip(x, product(x), strict=True))
+    many = x.repeat(100, 1)
+    assert torch.equal(product(many), product(x).repeat(100, 1))
     assert not product(x.index_fill(1, torch.tensor(3), torch.nan)).isfinite().any()
 
 
