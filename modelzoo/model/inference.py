@@ -49,12 +49,14 @@ class _Fused:
 class Inference:
     """A model's weights, made ready for generation. Those that keep their form are shared with the model."""
 
-    def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1) -> None:
+    def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1, keep_model: bool = True) -> None:
         """`weights` is the form of all matrices that products read, the head included (`weights.py`). Copies are
-        fused where the block allows it."""
+        fused where the block allows it. Where the model is not to be kept, it loses each block as that is copied."""
         config, linear = model.config, linear_of(weights, max_rows)
         self.config, self.scaling = config, model.scaling
-        self._layers = [_layer_of(block, linear, weights, model.embedding.weight.dtype) for block in model.blocks]
+        blocks, dtype = model.blocks, model.embedding.weight.dtype
+        given = blocks if keep_model else (blocks.pop(0) for _ in range(len(blocks)))
+        self._layers = [_layer_of(block, linear, weights, dtype) for block in given]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight

@@ -240,6 +240,20 @@ def test_bf16_without_instructions(unit: float, num: int, monkeypatch: pytest.Mo
     assert (found - exact).norm() < 2**-8 * exact.norm()
 
 
+@pytest.mark.parametrize("weights", get_args(Form))
+def test_a_model_that_is_not_kept_gives_up_its_blocks(weights: Form) -> None:
+    ids = ids_of(1)[0].tolist()
+
+    def tokens(keep_model: bool) -> list[int]:
+        model = made(OPTIONS["tied norm"])
+        decoder = Decoder(model, 1, weights=weights, keep_model=keep_model)
+        assert len(model.blocks) == (2 if keep_model else 0)
+        decoder.add(ids[:5], max_new_tokens=9)
+        return [token.token_id for _ in range(9) for token in decoder.step()]
+
+    assert tokens(keep_model=False) == tokens(keep_model=True)
+
+
 def test_mixed_reads_prompts_in_fp16() -> None:
     if not forms._has_float16():
         pytest.skip("torch without FBGEMM")
