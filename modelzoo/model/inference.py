@@ -168,7 +168,7 @@ def _with_one_norm(block: Block, form: Form, dtype: torch.dtype) -> tuple[Linear
     triples = zip(weights, biases, norms, strict=True)
     biases = [bias + weight @ norm.bias.detach().to(dtype) for weight, bias, norm in triples]
     weights = [weight * (gain / factors) for weight, gain in zip(weights, gains, strict=True)]
-    return partial(_norm_of(block.norm_1), weight=factors, bias=None), weights, biases
+    return _norm_of(block.norm_1, factors), weights, biases
 
 
 def _bias_of(module: nn.Linear, dtype: torch.dtype) -> Tensor:
@@ -180,11 +180,12 @@ def _weight_of(module: nn.Linear | nn.Embedding, dtype: torch.dtype) -> Tensor:
     return effective_weight(module).to(dtype).detach()
 
 
-def _norm_of(module: nn.LayerNorm) -> Linear:
+def _norm_of(module: nn.LayerNorm, factors: Tensor | None = None) -> Linear:
+    """Where given, `factors` take the place of its gains and biases."""
     return partial(
         torch.layer_norm,
         normalized_shape=module.normalized_shape,
-        weight=module.weight,
-        bias=module.bias,
+        weight=module.weight if factors is None else factors,
+        bias=module.bias if factors is None else None,
         eps=module.eps,
     )

@@ -166,7 +166,7 @@ def shared_factors(weights: Sequence[Tensor], gains: Sequence[Tensor]) -> Tensor
     """
     folded = [(weight * gain).float() for weight, gain in zip(weights, gains, strict=True)]
     shares = [weight.square().mean(0) / weight.square().mean().clamp_min(1e-30) for weight in folded]  # (I,) each
-    factors = sum(shares).clamp_min(1e-12).pow(INT8_EVENING / 2)
+    factors = torch.stack(shares).sum(0).clamp_min(1e-12).pow(INT8_EVENING / 2)
 
     def loss(weight: Tensor, factors: Tensor) -> float:
         return float(factors.square().sum() * _largest(weight).square().sum())
