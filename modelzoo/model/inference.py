@@ -151,20 +151,19 @@ def _layer_of(block: Block, linear: _Make, form: Form, dtype: torch.dtype) -> _L
 
 
 def _with_one_norm(block: Block, form: Form, dtype: torch.dtype) -> tuple[Linear, list[Tensor], list[Tensor]] | None:
-    """A LayerNorm, and the weights and biases of the two products that then read it: where the block has two, their
-    gains and biases are worked in. None where that would cost accuracy: bf16 would round the weights once more, and
-    int8 may have too few steps for both gains."""
+    """A LayerNorm, and the weights and biases of the two products that then read it, gains and biases worked in where
+    the block has two, and for int8, which is the more exact for it. None where that would cost accuracy: bf16 would
+    round the weights once more, and int8 may have too few steps for both gains."""
     modules = block.attention.qkv, block.mlp.fc_in
     weights, biases = [_weight_of(each, dtype) for each in modules], [_bias_of(each, dtype) for each in modules]
-    if block.norm_2 is None:
-        return _norm_of(block.norm_1), weights, biases
-    if dtype != torch.float32:
-        return None
-    norms = block.norm_1, block.norm_2
+    norms, factors = (block.norm_1, block.norm_2 or block.norm_1), None
     gains = [norm.weight.detach().to(dtype) for norm in norms]
-    factors = shared_factors(weights, gains) if form in ("int8", "mixed") else torch.ones_like(gains[0])
+    if dtype == torch.float32 and form in ("int8", "mixed"):
+        factors = shared_factors(weights, gains)
+    elif dtype == torch.float32 and block.norm_2 is not None:
+        factors = torch.ones_like(gains[0])
     if factors is None:
-        return None
+        return (_norm_of(block.norm_1), weights, biases) if block.norm_2 is None else None
     triples = zip(weights, biases, norms, strict=True)
     biases = [bias + weight @ norm.bias.detach().to(dtype) for weight, bias, norm in triples]
     weights = [weight * (gain / factors) for weight, gain in zip(weights, gains, strict=True)]

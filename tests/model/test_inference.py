@@ -120,6 +120,25 @@ def test_int8_is_fused_where_gains_are_alike() -> None:
     assert error < 3e-2
 
 
+def test_int8_does_not_mind_what_gains_and_weights_share() -> None:
+    """A channel's gain times 2, its weights by 2: the same model."""
+    model, ids = made(OPTIONS["tied norm"]), ids_of(2)
+    expected = model(ids)[..., :29].detach()
+
+    def error() -> float:
+        return float((in_chunks(model, ids, [21], "int8") - expected).square().mean().sqrt() / expected.std())
+
+    before, draw = error(), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for block in model.blocks:
+            factor = torch.randn(42, generator=draw).exp()
+            for gain in (block.norm_1.weight, block.norm_1.bias):
+                gain.mul_(factor)
+            for weight in (block.attention.qkv.weight, block.mlp.fc_in.weight):
+                weight.div_(factor)
+    assert error() == pytest.approx(before, rel=1e-2)
+
+
 GAINS: dict[str, tuple[float, float, int]] = {
     "even": (0, 0, 0),
     "nearly even": (0, 0.2, 0),
