@@ -119,6 +119,7 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
         OURS: (own(model, "packed"), UNIT),
         "ours, float16": (own(model, "float16"), ""),
         "ours, int8": (own(model, "int8"), ""),
+        "ours, mixed": (own(model, "mixed"), ""),
         UNIT + BF16: (peer(theirs_bf16), ""),
         COMPILED + BF16: (peer(theirs_bf16, **static), ""),
         "ours" + BF16: (own(model_bf16, "model"), ""),

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 COPIED_BYTES = 2**32
-"""On the CPU weights get packed copies up to this size in all: one, or two of fp32 for several rows."""
+"""On the CPU weights get packed copies up to this size in all: one, or two for several rows: of fp32, or of int8
+and fp16."""
 
 
 def check_precision(precision: str) -> None:
@@ -53,9 +54,13 @@ def load_batcher(
         model = load_model(folder, str(accelerator.device), DTYPES[accelerator.precision], weights)
         form: Form = "model"
         if accelerator.device.type == "cpu":
-            num_copies = 2 if accelerator.precision == "fp32" and max_rows > 1 else 1
-            fits = num_copies * sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
-            form = "int8" if precision == "int8" else "packed" if fits else "model"
+            several = max_rows > 1
+            copied = {"fp32": 2.0 if several else 1.0, "int8": 0.75}.get(precision, 1.0)  # of the model's bytes
+            fits = copied * sum(p.nbytes for p in model.parameters()) <= COPIED_BYTES
+            if precision == "int8":  # a second copy costs as much time as it saves in 2,000 tokens of prompts
+                form = "mixed" if fits and several else "int8"
+            else:
+                form = "packed" if fits else "model"
             if precision == "bf16" and not multiplies_bf16():
                 way = (
                     "copies of the weights in fp16, or fp32 where that lacks their range, with sums in fp32"
@@ -63,7 +68,7 @@ def load_batcher(
                     else "emulation, which is slow; int8 is faster"
                 )
                 say(f"note: this CPU has no instructions for bf16: its products are made by {way}")
-        return Batcher(Decoder(model, max_rows, max_len, weights=form), tokenizer)
+        return Batcher(Decoder(model, max_rows, max_len, weights=form, keep_model=False), tokenizer)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

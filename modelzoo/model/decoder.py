@@ -77,10 +77,12 @@ class Decoder:
         *,
         max_prefill_tokens: int = 512,
         weights: Form = "model",
+        keep_model: bool = True,
     ) -> None:
         """Takes the memory for `max_rows` rows of up to `max_len` tokens, prompt included (max_seq_len). A step
         reads at most `max_prefill_tokens` of the prompts that wait, so that none holds up the others for long.
-        `weights` chooses another form of the weights, for speed: see `weights.py`.
+        `weights` chooses another form of the weights, for speed: see `weights.py`;
+        without `keep_model` the model loses its blocks as they are copied, and no moment has both in memory.
 
         Raises ValueError where max_len exceeds the model's max_seq_len.
         """
@@ -94,7 +96,7 @@ class Decoder:
             if value < 1 or (limit is not None and value > limit):
                 raise ValueError(f"{name}={value}: expected at least 1" + (f", at most {limit}" if limit else ""))
         self.config, self.max_rows, self.max_prefill_tokens = config, max_rows, max_prefill_tokens
-        self._inference = Inference(model, weights, max_rows)
+        self._inference = Inference(model, weights, max_rows, keep_model)
         weight = model.embedding.weight
         self._device = weight.device
         self._cache = KVCache(config, max_rows, self.max_len, dtype=weight.dtype, device=weight.device)

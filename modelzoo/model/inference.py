@@ -19,7 +19,9 @@ from modelzoo.model.block import Block
 from modelzoo.model.cache import KVCache
 from modelzoo.model.gpt import GPT
 from modelzoo.model.lora_layer import effective_weight
-from modelzoo.model.weights import Form, Linear, linear_of
+from modelzoo.model.weights import Form, Linear, linear_of, shared_factors
+
+_Make = Callable[[Tensor, Tensor | None], Linear]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +49,19 @@ class _Fused:
 class Inference:
     """A model's weights, made ready for generation. Those that keep their form are shared with the model."""
 
-    def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1) -> None:
+    def __init__(self, model: GPT, weights: Form = "model", max_rows: int = 1, keep_model: bool = True) -> None:
         """`weights` is the form of all matrices that products read, the head included (`weights.py`). Copies are
-        fused where the block allows it.
-
-        Two LayerNorms become one whose gains and biases are worked into the weights, but only in fp32: bf16 would round
-        the weights once more, and of a gain far above the others int8 leaves those few steps.
-        """
+        fused where the block allows it. Where the model is not to be kept, it loses each block as that is copied."""
         config, linear = model.config, linear_of(weights, max_rows)
         self.config, self.scaling = config, model.scaling
-        dtype = model.embedding.weight.dtype
-        folds = dtype == torch.float32 and weights in ("packed", "float16")
-        fuses = weights != "model" and config.parallel_residual and (config.tied_norm or folds)
-        make = _fused_of if fuses else _layer_of
-        self._layers = [make(block, linear, dtype) for block in model.blocks]  # type: ignore[arg-type]
+        blocks, dtype = model.blocks, model.embedding.weight.dtype
+        given = blocks if keep_model else (blocks.pop(0) for _ in range(len(blocks)))
+        self._layers = [_layer_of(block, linear, weights, dtype) for block in given]  # type: ignore[arg-type]
         self._final_norm = _norm_of(model.final_norm)
         self._embedding = model.embedding.weight
         self._positions = None if model.position_embedding is None else model.position_embedding.weight
         head = model.embedding if model.lm_head is None else model.lm_head
+        linear = linear_of(weights, max_rows, reads_prompts=False)
         self._head = linear(_weight_of(head, self._embedding.dtype), getattr(head, "bias", None))
         self._heads, self._head_dim, self._rotate = config.num_heads, config.head_dim, config.position.rotate_
         self._gelu = partial(F.gelu, approximate="tanh" if config.activation == "gelu_tanh" else "none")
@@ -129,11 +126,20 @@ class Inference:
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Layer:
+def _layer_of(block: Block, linear: _Make, form: Form, dtype: torch.dtype) -> _Layer | _Fused:
+    attention, mlp = block.attention, block.mlp
+    if form != "model" and block.parallel_residual and (shared := _with_one_norm(block, form, dtype)):
+        norm, weights, biases = shared
+        out = torch.cat((_weight_of(attention.out, dtype), _weight_of(mlp.fc_out, dtype)), dim=1)
+        return _Fused(
+            norm=norm,
+            into=linear(torch.cat(weights), torch.cat(biases)),
+            out=linear(out, _bias_of(attention.out, dtype) + _bias_of(mlp.fc_out, dtype)),
+        )
+
     def of(module: nn.Linear) -> Linear:
         return linear(_weight_of(module, dtype), module.bias)
 
-    attention, mlp = block.attention, block.mlp
     return _Layer(
         norm_1=_norm_of(block.norm_1),
         qkv=of(attention.qkv),
@@ -144,23 +150,24 @@ def _layer_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], d
     )
 
 
-def _fused_of(block: Block, linear: Callable[[Tensor, Tensor | None], Linear], dtype: torch.dtype) -> _Fused:
-    attention, mlp = block.attention, block.mlp
-    into, biases = [], []
-    for module, norm in ((attention.qkv, block.norm_1), (mlp.fc_in, block.norm_2)):
-        weight, bias = _weight_of(module, dtype), _bias_of(module, dtype)
-        if block.norm_2 is not None:
-            assert norm is not None
-            bias = bias + weight @ norm.bias.detach().to(dtype)
-            weight = weight * norm.weight.detach().to(dtype)
-        into.append(weight)
-        biases.append(bias)
-    out = torch.cat((_weight_of(attention.out, dtype), _weight_of(mlp.fc_out, dtype)), dim=1)
-    return _Fused(
-        norm=_norm_of(block.norm_1, affine=block.norm_2 is None),
-        into=linear(torch.cat(into), torch.cat(biases)),
-        out=linear(out, _bias_of(attention.out, dtype) + _bias_of(mlp.fc_out, dtype)),
-    )
+def _with_one_norm(block: Block, form: Form, dtype: torch.dtype) -> tuple[Linear, list[Tensor], list[Tensor]] | None:
+    """A LayerNorm, and the weights and biases of the two products that then read it, gains and biases worked in where
+    the block has two, and for int8, which is the more exact for it. None where that would cost accuracy: bf16 would
+    round the weights once more, and int8 may have too few steps for both gains."""
+    modules = block.attention.qkv, block.mlp.fc_in
+    weights, biases = [_weight_of(each, dtype) for each in modules], [_bias_of(each, dtype) for each in modules]
+    norms, factors = (block.norm_1, block.norm_2 or block.norm_1), None
+    gains = [norm.weight.detach().to(dtype) for norm in norms]
+    if dtype == torch.float32 and form in ("int8", "mixed"):
+        factors = shared_factors(weights, gains)
+    elif dtype == torch.float32 and block.norm_2 is not None:
+        factors = torch.ones_like(gains[0])
+    if factors is None:
+        return (_norm_of(block.norm_1), weights, biases) if block.norm_2 is None else None
+    triples = zip(weights, biases, norms, strict=True)
+    biases = [bias + weight @ norm.bias.detach().to(dtype) for weight, bias, norm in triples]
+    weights = [weight * (gain / factors) for weight, gain in zip(weights, gains, strict=True)]
+    return _norm_of(block.norm_1, factors), weights, biases
 
 
 def _bias_of(module: nn.Linear, dtype: torch.dtype) -> Tensor:
@@ -172,11 +179,12 @@ def _weight_of(module: nn.Linear | nn.Embedding, dtype: torch.dtype) -> Tensor:
     return effective_weight(module).to(dtype).detach()
 
 
-def _norm_of(module: nn.LayerNorm, affine: bool = True) -> Linear:
+def _norm_of(module: nn.LayerNorm, factors: Tensor | None = None) -> Linear:
+    """Where given, `factors` take the place of its gains and biases."""
     return partial(
         torch.layer_norm,
         normalized_shape=module.normalized_shape,
-        weight=module.weight if affine else None,
-        bias=module.bias if affine else None,
+        weight=module.weight if factors is None else factors,
+        bias=module.bias if factors is None else None,
         eps=module.eps,
     )

@@ -10,13 +10,17 @@ import time
 from itertools import islice
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from modelzoo.base_config import UserError
 from modelzoo.batching import Batcher
+from modelzoo.cli import decoding
 from modelzoo.cli.generate import in_order, prepare
 from modelzoo.cli.main import app, main
 from modelzoo.cli.prompts import Prompt
+from modelzoo.model.decoder import Decoder
+from modelzoo.saved_models import load_model
 from tests.checkpoints import CONTEXT, write_small_checkpoint
 
 
@@ -132,6 +136,35 @@ def test_precisions_reach_the_weights(checkpoint):
     found = {first_logprob(precision) for precision in ("fp32", "bf16", "int8")}
     assert len(found) == 3
     assert max(found) - min(found) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("precision", "num_samples", "room", "form"),
+    [
+        ("fp32", 1, 1.0, "packed"),
+        ("fp32", 2, 1.0, "model"),
+        ("fp32", 2, 2.0, "packed"),
+        ("int8", 1, 1.0, "int8"),
+        ("int8", 2, 0.7, "int8"),
+        ("int8", 2, 0.75, "mixed"),
+        ("bf16", 2, 0.9, "model"),
+        ("bf16", 2, 1.0, "packed"),
+    ],
+)
+def test_copies_are_made_where_they_pay_and_fit(checkpoint, monkeypatch, precision, num_samples, room, form):
+    """`room` is a share of the model's own bytes."""
+    found = []
+
+    def recorded(model, *sizes, weights, **options):
+        found.append(weights)
+        return Decoder(model, *sizes, weights=weights, **options)
+
+    monkeypatch.setattr("modelzoo.model.decoder.Decoder", recorded)
+    model = load_model(checkpoint, "cpu", torch.bfloat16 if precision == "bf16" else torch.float32)
+    monkeypatch.setattr(decoding, "COPIED_BYTES", room * sum(p.nbytes for p in model.parameters()))
+    options = {"device": "cpu", "precision": precision, "num_samples": num_samples}
+    prepare(checkpoint, [Prompt("the cat")], max_new_tokens=1, temperature=1.0, **options)
+    assert found == [form]
 
 
 def test_the_context_may_be_used_up(generate):

@@ -56,6 +56,17 @@ def made(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> GPT:
     return model.to(dtype).eval()
 
 
+def with_like_gains(model: GPT) -> GPT:
+    """Gains uneven over the channels, and nearly the same in both LayerNorms of a block, as training leaves them."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for block in model.blocks:
+            common = torch.randn(model.config.hidden_size, generator=draw).mul(0.7).exp()
+            for norm in (block.norm_1, block.norm_2):
+                norm.weight.copy_(common * torch.randn(len(common), generator=draw).mul(0.1).exp())
+    return model
+
+
 def in_chunks(model: GPT, ids: Tensor, chunks: list[int], weights: Form = "model") -> Tensor:
     """Logits (B, T, vocab_size) of rows that are read in chunks of these lengths, beside each other."""
     cache = KVCache(model.config, len(ids), ids.shape[1], dtype=model.embedding.weight.dtype)
@@ -89,7 +100,7 @@ def test_logits_are_the_models(
     [
         ("gpt2", torch.float32, "packed", False),
         ("parallel", torch.float32, "packed", True),
-        ("parallel", torch.float32, "int8", False),  # a gain far above the others would leave those few steps
+        ("parallel", torch.float32, "int8", False),  # gains with nothing in common
         ("tied norm", torch.float32, "int8", True),
         ("parallel", torch.float32, "model", False),
         ("parallel", torch.bfloat16, "packed", False),
@@ -99,6 +110,65 @@ def test_logits_are_the_models(
 def test_which_blocks_are_fused(name: str, dtype: torch.dtype, weights: Form, is_fused: bool) -> None:
     layers = Inference(made(OPTIONS[name], dtype), weights)._layers
     assert {isinstance(layer, _Fused) for layer in layers} == {is_fused}
+
+
+def test_int8_is_fused_where_gains_are_alike() -> None:
+    model, ids = with_like_gains(made(OPTIONS["parallel"])), ids_of(2)
+    assert all(isinstance(layer, _Fused) for layer in Inference(model, "int8")._layers)
+    expected = model(ids)[..., :29]
+    error = (in_chunks(model, ids, [21], "int8") - expected).square().mean().sqrt() / expected.std()
+    assert error < 3e-2
+
+
+def test_int8_does_not_mind_what_gains_and_weights_share() -> None:
+    """A channel's gain times 2, its weights by 2: the same model."""
+    model, ids = made(OPTIONS["tied norm"]), ids_of(2)
+    expected = model(ids)[..., :29].detach()
+
+    def error() -> float:
+        return float((in_chunks(model, ids, [21], "int8") - expected).square().mean().sqrt() / expected.std())
+
+    before, draw = error(), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for block in model.blocks:
+            factor = torch.randn(42, generator=draw).exp()
+            for gain in (block.norm_1.weight, block.norm_1.bias):
+                gain.mul_(factor)
+            for weight in (block.attention.qkv.weight, block.mlp.fc_in.weight):
+                weight.div_(factor)
+    assert error() == pytest.approx(before, rel=1e-2)
+
+
+GAINS: dict[str, tuple[float, float, int]] = {
+    "even": (0, 0, 0),
+    "nearly even": (0, 0.2, 0),
+    "alike": (1, 0.2, 0),
+    "a few far above the others": (0, 0.1, 4),
+    "apart": (0, 1, 0),
+}
+"""Spread (of the logarithm) that both gains have in common, and that of each; channels with 30 times the gain."""
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_factors_for_two_gains(name: str) -> None:
+    """One int8 product of both weights is no worse than two of their own, or it is declined."""
+    common, own, outliers = GAINS[name]
+    draw = torch.Generator().manual_seed(0)
+    shared = torch.randn(96, generator=draw).mul(common).exp()
+    shared[:outliers] *= 30
+    gains = [shared * torch.randn(96, generator=draw).mul(own).exp() for _ in range(2)]
+    weights = [torch.randn(rows, 96, generator=draw) for rows in (200, 300)]
+    weights[1] *= 50  # a weight's size does not matter
+    gains[0][7] = gains[1][7] = 0
+    x = torch.randn(64, 96, generator=draw)
+    found = forms.shared_factors(weights, gains)
+    assert (found is None) == (name == "apart")
+    if found is None:
+        return
+    for weight, gain in zip(weights, gains, strict=True):
+        exact = (x * gain) @ weight.t()
+        apart = (int8(weight, None)(x * gain) - exact).norm()
+        assert (int8(weight * gain / found, None)(x * found) - exact).norm() < 1.15 * apart
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {"gpt2", "one head", "odd heads"}))
@@ -120,7 +190,9 @@ def test_bf16_keeps_positions_in_fp32() -> None:
     assert (found - exact(ids)[..., :29]).square().mean() < 1.5 * error
 
 
-@pytest.mark.parametrize(("weights", "tolerance"), [("packed", 1e-5), ("float16", 4e-3), ("int8", 8e-2)])
+@pytest.mark.parametrize(
+    ("weights", "tolerance"), [("packed", 1e-5), ("float16", 4e-3), ("int8", 8e-2), ("mixed", 8e-2)]
+)
 @pytest.mark.parametrize("name", ["gpt2", "parallel", "tied norm", "muP, head with bias"])
 def test_forms_come_close(name: str, weights: Form, tolerance: float) -> None:
     """Relative to the spread of the logits; int8 rounds to 1/254 of each output's largest weight."""
@@ -168,6 +240,8 @@ def test_int8_rounds_weights_alone(has_int8: bool, tolerance: float, monkeypatch
     error = (product(x) - exact).norm(dim=1) / exact.norm(dim=1)
     assert error.max() < tolerance
     assert all(torch.equal(product(row[None])[0], found) for row, found in zip(x, product(x), strict=True))
+    many = x.repeat(100, 1)
+    assert torch.equal(product(many), product(x).repeat(100, 1))
     assert not product(x.index_fill(1, torch.tensor(3), torch.nan)).isfinite().any()
 
 
@@ -185,6 +259,34 @@ def test_bf16_without_instructions(unit: float, num: int, monkeypatch: pytest.Mo
     assert (found - exact).norm() < 2**-8 * exact.norm()
 
 
+@pytest.mark.parametrize("weights", get_args(Form))
+def test_a_model_that_is_not_kept_gives_up_its_blocks(weights: Form) -> None:
+    ids = ids_of(1)[0].tolist()
+
+    def tokens(keep_model: bool) -> list[int]:
+        model = made(OPTIONS["tied norm"])
+        decoder = Decoder(model, 1, weights=weights, keep_model=keep_model)
+        assert len(model.blocks) == (2 if keep_model else 0)
+        decoder.add(ids[:5], max_new_tokens=9)
+        return [token.token_id for _ in range(9) for token in decoder.step()]
+
+    assert tokens(keep_model=False) == tokens(keep_model=True)
+
+
+def test_mixed_reads_prompts_in_fp16() -> None:
+    if not forms._has_float16():
+        pytest.skip("torch without FBGEMM")
+    draw = torch.Generator().manual_seed(0)
+    weight, bias, x = torch.randn(40, 70, generator=draw), torch.randn(40, generator=draw), torch.randn(9, 70)
+    product = forms.mixed(weight, bias)
+    assert torch.equal(product(x), float16(weight, bias)(x))
+    assert torch.equal(product(x[:8]), int8(weight, bias)(x[:8]))
+    assert torch.equal(linear_of("mixed", max_rows=9, reads_prompts=False)(weight, bias)(x), product(x))
+    assert torch.equal(linear_of("mixed", max_rows=8, reads_prompts=False)(weight, bias)(x), int8(weight, bias)(x))
+    large = forms.mixed(weight * 1e6, bias)  # fp16 does not hold it
+    assert torch.equal(large(x), int8(weight * 1e6, bias)(x))
+
+
 @pytest.mark.skipif(not forms.multiplies_bf16(), reason="a CPU without instructions for bf16")
 @pytest.mark.parametrize("num", [1, 5, 40])
 def test_bf16_with_instructions(num: int) -> None:
@@ -196,7 +298,7 @@ def test_bf16_with_instructions(num: int) -> None:
 
 def test_impossible_forms_are_refused() -> None:
     model = made({})
-    with pytest.raises(ValueError, match="weights='int4': expected model, packed, float16, int8"):
+    with pytest.raises(ValueError, match="weights='int4': expected model, packed, float16, int8, mixed"):
         Decoder(model, weights="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"weights='float16' needs weights up to 65504 \(found 1e\+06\)"):
         float16(torch.full((4, 4), 1e6), None)
