@@ -35,7 +35,7 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
     if "@package" in (text := file.read_text(encoding="utf-8")):
         return None
-    content: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content: dict[str, Any] = yaml.safe_load(text)
     return None if any(key in content for key in HYDRAS) else content
 
 

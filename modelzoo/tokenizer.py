@@ -144,7 +144,7 @@ class Tokenizer:
             if self._prepared:
                 return
             try:
-                self._fast = self._fast or FastEncoder(self._text)
+                self._fast = self._fast or FastEncoder(self.json)
                 self._fast.prepare(self.encode, [added["content"] for added in self._specification["added_tokens"]])
             except Unusable as reason:
                 self._fast = None
@@ -155,16 +155,16 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For a spawned process, which loads its own backends from the same text."""
-        return _restore, (self._text, str(self.path), self._choice)
+        return _restore, (self.json, str(self.path), self._choice)
 
     @cached_property
-    def _text(self) -> str:
-        """The tokenizer.json, as `tokenizers` writes it."""
+    def json(self) -> str:
+        """The tokenizer.json, as `tokenizers` wrote it when it was first asked for: what `sha256` is of."""
         return str(self.backend.to_str())
 
     @cached_property
     def _specification(self) -> dict[str, Any]:
-        return dict(orjson.loads(self._text))
+        return dict(orjson.loads(self.json))
 
     @cached_property
     def sha256(self) -> str:
@@ -293,7 +293,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json. The file appears by rename, whole."""
-        write_text(Path(path), self._text)
+        write_text(Path(path), self.backend.to_str())
 
 
 def byte_level(model: models.Model) -> Backend:

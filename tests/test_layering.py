@@ -14,7 +14,9 @@ ALLOWED = {
     "modelzoo.files": {"modelzoo.base_config"},
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.yaml_source": CONFIG_LAYER,
-    "modelzoo.config_files": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.composition"},
+    "modelzoo.standalone_yaml": CONFIG_LAYER | {"modelzoo.yaml_source"},
+    "modelzoo.config_files": CONFIG_LAYER
+    | {"modelzoo.composition", "modelzoo.config_errors", "modelzoo.standalone_yaml", "modelzoo.yaml_source"},
     "modelzoo.composition": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.yaml_source"},
     "modelzoo.tokenizer": CONFIG_LAYER
     | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
