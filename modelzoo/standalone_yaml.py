@@ -49,6 +49,7 @@ def _is_simple(node: yaml.Node) -> bool:
         )
     if isinstance(node, yaml.SequenceNode):
         return all(map(_is_simple, node.value))
+    assert isinstance(node, yaml.ScalarNode)
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if node.style:
         return kind == "str" and "${" not in node.value and "???" not in node.value
