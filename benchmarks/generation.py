@@ -49,7 +49,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="arms of these names (transformers always runs)")
     parser.add_argument("--cpu-time", action="store_true", help="time of this process instead of the clock's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.rounds < 2:
+        parser.error(f"--rounds {found.rounds}: expected at least 2, for quartiles")
+    return found
 
 
 def reference(family: str, size: str) -> Any:

@@ -38,7 +38,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cerebras-modelzoo", type=Path, metavar="DIR", help="checkout of Cerebras/modelzoo")
     parser.add_argument("--keep-memory", action="store_true", help="in this process, as modelzoo train does on CPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.rounds < 2:
+        parser.error(f"--rounds {found.rounds}: expected at least 2, for quartiles")
+    if found.tokens < (found.seq_len + 1) * found.batch_size:
+        parser.error(f"--tokens {found.tokens:.0f}: expected no less than a batch has")
+    return found
 
 
 def timed(reader: Reader, batches: int) -> Arm:

@@ -56,6 +56,8 @@ def parse() -> tuple[argparse.Namespace, list["Case"]]:
     on_gpu = found.device == "cuda"
     if on_gpu and (given := [name for name in CPU_ONLY if getattr(found, name)]):
         parser.error(f"--{given[0].replace('_', '-')} is of a CPU; leave it out with --device cuda")
+    if on_gpu and not _has_cuda():
+        parser.error("--device cuda: torch sees no such device here")
     if found.json and not found.json.absolute().parent.is_dir():
         parser.error(f"--json {found.json}: there is no such folder")
     found.size = found.size or (["125M", "1.3B", "6B"] if on_gpu else ["small", "base"])
@@ -97,6 +99,12 @@ def cases_of(arguments: argparse.Namespace) -> list["Case"]:
     if unknown := [name for name in arguments.only or () if name not in arms]:
         raise ValueError("; ".join([f"--only {unknown[0]!r}: choose from {', '.join(map(repr, arms))}", *absent]))
     return cases
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _count(text: str) -> int:

@@ -15,6 +15,7 @@ from data_preprocessing.chunks import Chunk
 from data_preprocessing.encoder import ChunkEncoder, Outcome
 from data_preprocessing.read_ahead import ReadAhead
 from modelzoo.base_config import UserError
+from modelzoo.forking import release, signals_held
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent dies."""
@@ -95,7 +96,8 @@ class _Worker:
         self._encoder = None if forks else encoder
         arguments = (theirs, encoder if forks else None, os.getpid())
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
-        self.process.start()
+        with signals_held():
+            self.process.start()
         theirs.close()
         self.chunk: Chunk | None = None
 
@@ -136,6 +138,7 @@ def _serve(connection: Connection, encoder: ChunkEncoder | None, parent: int) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    release()
     if sys.platform == "linux":  # elsewhere, an orphan ends when it next looks
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     one_thread()

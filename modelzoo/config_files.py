@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from modelzoo import standalone_yaml
 from modelzoo.base_config import Config, UserError
 from modelzoo.config_errors import ConfigError, Provenance, describe_all, nearest
+from modelzoo.forking import release, signals_held
 from modelzoo.yaml_source import display, key_lines
 
 C = TypeVar("C", bound=Config)
@@ -108,14 +109,16 @@ def compose_beside(name_or_path: str, overrides: Sequence[str] = ()) -> Callable
     if sys.platform != "linux" or threading.active_count() > 1 or "hydra" in sys.modules:  # unsafe, or not worth it
         return lambda: compose(name_or_path, overrides)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    child = os.fork()
-    if child == 0:
-        try:
-            receiver.close()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            sender.send(compose(name_or_path, overrides))
-        finally:
-            os._exit(0)
+    with signals_held():
+        child = os.fork()
+        if child == 0:
+            try:
+                receiver.close()
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                release()
+                sender.send(compose(name_or_path, overrides))
+            finally:
+                os._exit(0)
     sender.close()
 
     def result() -> Composed:

@@ -4,53 +4,64 @@ Only what YAML, OmegaConf and a reader of the file all take for the same is read
 """
 
 import re
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modelzoo.yaml_source import document
+from modelzoo.yaml_source import parsed
 
 KEY = re.compile(r"[A-Za-z_]\w*")
-PLAIN = {
-    "str": re.compile(r"(\.{0,2}/|[A-Za-z_])[\w /.-]*"),
-    "int": re.compile(r"0|[1-9][0-9]*"),
-    "float": re.compile(r"[0-9]+\.[0-9]+"),
-    "bool": re.compile(r"true|false"),
-    "null": re.compile(r"null"),
+PLAIN: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
+    "str": (re.compile(r"(\.{0,2}/|[A-Za-z_])[\w /.-]*"), str),
+    "int": (re.compile(r"0|[1-9][0-9]{0,17}"), int),
+    "float": (re.compile(r"[0-9]+\.[0-9]+"), float),
+    "bool": (re.compile(r"true|false"), "true".__eq__),
+    "null": (re.compile(r"null"), lambda text: None),
 }
-"""Scalars without quotes that are read here, by their type."""
+"""Scalars without quotes that are read here: what they look like, and what makes them a value."""
 HYDRAS = ("defaults", "hydra")
 """Keys that have a meaning in hydra."""
+HEADER = re.compile(r"^\s*#\s*@", re.MULTILINE)
+"""A comment that says something to hydra."""
+
+
+class _Hydras(Exception):
+    """Something that is not read here."""
 
 
 def read(file: Path) -> dict[str, Any] | None:
     """What the file says; None where hydra has to look at it, for what it says or for what is wrong with it."""
     try:
-        root = document(file)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        source = parsed(file)
+        content = _value(source.root)
+    except (_Hydras, yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError):
         return None
-    if not isinstance(root, yaml.MappingNode) or not root.value or not _is_simple(root):
+    if not isinstance(content, dict) or not content or any(key in content for key in HYDRAS):
         return None
-    if "@package" in (text := file.read_text(encoding="utf-8")):
-        return None
-    content: dict[str, Any] = yaml.safe_load(text)
-    return None if any(key in content for key in HYDRAS) else content
+    return None if "\t" in source.text or HEADER.search(source.text) else content  # tabs: parsers differ in them
 
 
-def _is_simple(node: yaml.Node) -> bool:
-    if isinstance(node, yaml.MappingNode):
-        keys = Counter(key.value if isinstance(key, yaml.ScalarNode) else "" for key, _ in node.value)
-        return (
-            all(KEY.fullmatch(key) and count == 1 for key, count in keys.items())
-            and all(key.tag.endswith(":str") for key, _ in node.value)
-            and all(_is_simple(value) for _, value in node.value)
-        )
-    if isinstance(node, yaml.SequenceNode):
-        return all(map(_is_simple, node.value))
-    assert isinstance(node, yaml.ScalarNode)
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
-    if node.style:
-        return kind == "str" and "${" not in node.value and "???" not in node.value
-    return kind in PLAIN and PLAIN[kind].fullmatch(node.value) is not None
+def _value(node: yaml.Node | None) -> Any:
+    kind = "" if node is None else node.tag.removeprefix("tag:yaml.org,2002:")
+    if isinstance(node, yaml.MappingNode) and kind == "map":
+        content = {_key(key): _value(value) for key, value in node.value}
+        if len(content) == len(node.value):  # no key stands there twice
+            return content
+    elif isinstance(node, yaml.SequenceNode) and kind == "seq":
+        return list(map(_value, node.value))
+    elif isinstance(node, yaml.ScalarNode) and node.style:
+        if kind == "str" and "${" not in node.value and "???" not in node.value:
+            return node.value
+    elif isinstance(node, yaml.ScalarNode) and kind in PLAIN:
+        pattern, make = PLAIN[kind]
+        if pattern.fullmatch(node.value):
+            return make(node.value)
+    raise _Hydras
+
+
+def _key(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":str") and KEY.fullmatch(node.value):
+        return str(node.value)
+    raise _Hydras

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -14,17 +15,29 @@ OLD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?
 """What YAML 1.1 reads in base 8 or base 60: 0100 is 64, 1:30 is 90."""
 
 
+class Source(NamedTuple):
+    """A YAML file: its text, and the tree of it."""
+
+    text: str
+    root: yaml.Node | None
+
+
+def parsed(file: Path) -> Source:
+    """The file as it is now. Raises yaml.YAMLError, OSError or UnicodeDecodeError."""
+    stat = file.stat()
+    return _parsed(file, stat.st_mtime_ns, stat.st_size)
+
+
 @cache
-def document(file: Path) -> yaml.Node | None:
-    """The tree of a YAML file. Raises yaml.YAMLError, OSError or UnicodeDecodeError."""
+def _parsed(file: Path, modified_ns: int, num_bytes: int) -> Source:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
+    text = file.read_text(encoding="utf-8")
+    return Source(text, yaml.compose(text, Loader=loader))
 
 
-@cache
 def key_nodes(file: Path) -> list[tuple[KeyPath, int, yaml.Node]]:
     """Every key of a YAML file, as a path, with its line (1 is the first) and its value's node."""
-    return list(_walk(document(file), ()))
+    return list(_walk(parsed(file).root, ()))
 
 
 def key_lines(file: Path) -> list[tuple[KeyPath, int]]:

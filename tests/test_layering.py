@@ -16,7 +16,9 @@ ALLOWED = {
     "modelzoo.yaml_source": CONFIG_LAYER,
     "modelzoo.standalone_yaml": CONFIG_LAYER | {"modelzoo.yaml_source"},
     "modelzoo.config_files": CONFIG_LAYER
-    | {"modelzoo.composition", "modelzoo.config_errors", "modelzoo.standalone_yaml", "modelzoo.yaml_source"},
+    | {"modelzoo.composition", "modelzoo.config_errors", "modelzoo.standalone_yaml", "modelzoo.yaml_source"}
+    | {"modelzoo.forking"},
+    "modelzoo.forking": set(),
     "modelzoo.composition": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.yaml_source"},
     "modelzoo.tokenizer": CONFIG_LAYER
     | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
@@ -84,7 +86,13 @@ ALLOWED = {
     | {"modelzoo.launch", "modelzoo.model", "modelzoo.optimizer", "modelzoo.text_samples"},
     "modelzoo.cli": {"modelzoo", "data_preprocessing"},
     "data_preprocessing": CONFIG_LAYER
-    | {"data_preprocessing", "modelzoo.config_errors", "modelzoo.tokenizer", "modelzoo.data.schema"},
+    | {
+        "data_preprocessing",
+        "modelzoo.config_errors",
+        "modelzoo.tokenizer",
+        "modelzoo.data.schema",
+        "modelzoo.forking",
+    },
 }
 WITHOUT_TORCH = [
     "modelzoo.base_config", "modelzoo.config_errors", "modelzoo.config_files", "modelzoo.composition",

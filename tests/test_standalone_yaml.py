@@ -1,5 +1,6 @@
 """What is read without hydra is what hydra makes of it; everything else is left to hydra."""
 
+import os
 import subprocess
 import sys
 
@@ -34,6 +35,9 @@ LEFT_TO_HYDRA = [
     *("a: yes", "a: Off", "a: True", "a: ~", "a:", "a: NULL", "a: 2001-01-01", "a: = b", "a: x@y", "a: €", "a: b:c"),
     *("a: 1\na: 2", "yes: 1", "1: 2", "a.b: 1", "? [a]\n: 1", "a: {b: 1, b: 2}", "a: &x {b: 1}\nc: {<<: *x}"),
     *("a: !!python/name:os.system", "a: !!int '5'", "a: !!str 5", "a: !x y", "a: !!binary aGk=", "a: !!set {b, c}"),
+    *("a: !!set {b: null}", "a: !!omap [b: 1]", "!!set {a: null}", "a: !mine {b: 1}", "!mine [1]"),
+    *("a: !!str [x]", "!foo 1", "a: 1\t", "a: &m {b: *m}", f"a: {'9' * 5000}", "a: " + "[" * 5000, "# @foo\na: 1"),
+    *("a: 9999999999999999999",),
     *("", "[1, 2]", "5", "{}", "a: [", "a: 1\n---\nb: 2", "a:\tb\n\tc: 1", "\x00", "# nothing"),
 ]  # fmt: skip
 
@@ -56,6 +60,16 @@ def test_a_yaml_alone_is_what_hydra_makes_of_it(tmp_path, monkeypatch):
 def test_all_else_is_left_to_hydra(tmp_path, content):
     (tmp_path / "a.yaml").write_text(content)
     assert standalone_yaml.read(tmp_path / "a.yaml") is None
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    file = tmp_path / "a.yaml"
+    contents = (("a: 1", {"a": 1}), ("a: 10", {"a": 10}), ("b: 1e-4", {"b": 1e-4}), ("\na: 5", {"a": 5}))
+    for number, (content, expected) in enumerate(contents):
+        file.write_text(content)
+        os.utime(file, ns=(0, number))
+        assert config_files.compose(str(file)).data == expected
+    assert config_files.compose(str(file)).provenance.locate(("a",)).endswith("a.yaml:2")
 
 
 def test_what_is_no_file_or_no_text_is_left_to_hydra(tmp_path):

@@ -1,11 +1,16 @@
 """What a command loads before it begins: no more than it needs."""
 
+import os
 import signal
 import subprocess
 import sys
 
+import pytest
+
+from data_preprocessing.workers import _Worker
 from modelzoo.cli.main import VERBS, build
 from modelzoo.cli.progress import counting
+from modelzoo.forking import HELD, signals_held
 
 
 def in_a_process(program):
@@ -57,3 +62,22 @@ def test_an_interrupt_while_modules_are_loaded_has_no_traceback():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held here")
+def test_a_signal_while_a_process_is_forked_comes_afterwards():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), signals_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the end")
+    assert reached
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(HELD)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_workers_take_the_signals_that_were_held():
+    worker = _Worker(None, forks=True)  # type: ignore[arg-type]
+    os.kill(worker.process.pid, signal.SIGTERM)
+    worker.process.join(30)
+    worker.process.kill()  # should it not have taken it
+    assert worker.process.exitcode == -signal.SIGTERM

@@ -32,6 +32,8 @@ BLOCKED_ROWS = 8
 BLOCKED_WEIGHTS = 2**19
 """From so many values on the blocked layout is the faster one for several rows."""
 MAX_FLOAT16 = 65504.0
+FLOAT16_ERROR = 2**-10
+"""Of a weight's norm: fp16 has 11 bits."""
 INT8_INPUTS = 64
 """torch's own int8 product reads inputs by as many, and beyond the end where there are fewer: it must not be given
 another number of them."""
@@ -142,7 +144,9 @@ def int8(weight: Tensor, bias: Tensor | None) -> Linear:
 def mixed(weight: Tensor, bias: Tensor | None) -> Linear:
     """int8 for up to `INT8_ROWS` rows, float16 for more; int8 alone where float16 cannot be."""
     few = int8(weight, bias)
-    if not _has_float16() or not float(_largest(weight.detach()).max()) <= MAX_FLOAT16:
+    exact = weight.detach().float()
+    # too large for fp16, or so small that it keeps few of their bits
+    if not _has_float16() or not float((exact.half().float() - exact).norm()) <= FLOAT16_ERROR * float(exact.norm()):
         return few
     many = float16(weight, bias)
     return lambda x: few(x) if x.shape[0] <= INT8_ROWS else many(x)

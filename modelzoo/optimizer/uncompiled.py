@@ -17,7 +17,7 @@ GUARDED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 
 @cache
 def uncompiled(optimizer: "Class") -> "Class":
-    """A class that computes what `optimizer` does."""
+    """A class that computes what `optimizer` does. Its state is saved by `state_dict`; it cannot be pickled."""
     import torch
 
     methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in GUARDED}
