@@ -9,7 +9,8 @@ HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if has
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Signals wait until this is left: Python's hooks around a fork swallow what a handler raises, Ctrl-C among it.
+    """In a process of one thread, signals wait until this is left: Python's hooks around a fork swallow what a handler
+    raises, Ctrl-C among it.
 
     The child begins with them held, and takes them by `release`.
     """
