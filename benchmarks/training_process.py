@@ -119,12 +119,12 @@ class Process:
         try:
             self._pipe.send((index, names))
             found, self.peak, self.machine = self._pipe.recv()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             self._process.join()
             return f"ended with exit code {self._process.exitcode}"
         return found
 
     def close(self) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             self._pipe.send(None)
         self._process.join()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from modelzoo.compare.config import CompareConfig
     from modelzoo.compare.plan import Plan
 
-"""Exit code of a study that a signal stopped."""
 SHARE_OF_PEAK = 0.4
 """Of a device's arithmetic, that an estimate of hours assumes."""
 WIDTH = 80

@@ -20,7 +20,6 @@ from modelzoo.cli.prompts import Prompt
 if TYPE_CHECKING:
     from modelzoo.batching import Batcher, Completion
 
-"""Exit code after Ctrl-C."""
 ANSWER = ("text", "finish_reason", "new_tokens", "seed", "seconds")
 """Keys of the JSON beside `prompt`."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from modelzoo.run_config import RunConfig
     from modelzoo.trainer.trainer import Trainer
 
-"""Exit code of a run that a signal stopped with its checkpoint saved."""
-
 
 class TrainingFailed(typer.Exit):
     """Exit code 1 of a run whose numbers went wrong, after the person was told."""

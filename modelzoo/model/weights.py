@@ -32,8 +32,6 @@ BLOCKED_ROWS = 8
 BLOCKED_WEIGHTS = 2**19
 """From so many values on the blocked layout is the faster one for several rows."""
 MAX_FLOAT16 = 65504.0
-FLOAT16_ERROR = 2**-10
-"""Of a weight's norm: fp16 has 11 bits."""
 INT8_INPUTS = 64
 """torch's own int8 product reads inputs by as many, and beyond the end where there are fewer: it must not be given
 another number of them."""
@@ -100,7 +98,7 @@ def _widened(weight: Tensor, bias: Tensor | None, max_rows: int) -> Linear:
     """A bf16 weight for a CPU that would have to emulate it, at a fifth of the speed of fp16 (AVX2, 8 rows). fp16
     holds bf16 but for its range: what it rounds of tiny values must be far below bf16's own rounding (2^-9)."""
     wide = weight.float()
-    if _has_float16() and (weight.half().float() - wide).norm() <= 2**-12 * wide.norm():
+    if _fits_float16(wide, 2**-12):
         return float16(weight, bias)
     product = packed(wide, None if bias is None else bias.float(), max_rows)
     return lambda x: product(x.float()).to(x.dtype)
@@ -144,9 +142,7 @@ def int8(weight: Tensor, bias: Tensor | None) -> Linear:
 def mixed(weight: Tensor, bias: Tensor | None) -> Linear:
     """int8 for up to `INT8_ROWS` rows, float16 for more; int8 alone where float16 cannot be."""
     few = int8(weight, bias)
-    exact = weight.detach().float()
-    # too large for fp16, or so small that it keeps few of their bits
-    if not _has_float16() or not float((exact.half().float() - exact).norm()) <= FLOAT16_ERROR * float(exact.norm()):
+    if not _fits_float16(weight.detach().float(), 2**-10):  # 11 bits round by less
         return few
     many = float16(weight, bias)
     return lambda x: few(x) if x.shape[0] <= INT8_ROWS else many(x)
@@ -222,6 +218,11 @@ def multiplies_bf16() -> bool:
 
 def _has_blocks() -> bool:
     return torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
+
+
+def _fits_float16(weight: Tensor, error: float) -> bool:
+    """Whether fp16 rounds an fp32 weight by no more than this share of its norm: neither too large nor too small."""
+    return _has_float16() and bool((weight.half().float() - weight).norm() <= error * weight.norm())
 
 
 def _has_float16() -> bool:
