@@ -86,7 +86,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parse()
     if arguments.keep_memory:
-        from modelzoo.trainer.accelerator import keep_freed_memory
+        from modelzoo.allocator import keep_freed_memory
 
         keep_freed_memory()
     torch.set_num_threads(1)  # here as in the peers' processes: loading goes on beside a model that has the others

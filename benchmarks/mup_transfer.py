@@ -21,6 +21,7 @@ import torch
 
 from data_preprocessing.config import TokenizerTrainConfig
 from data_preprocessing.tokenizer_training import train as train_tokenizer
+from modelzoo.allocator import keep_freed_memory
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.gpt import GPT
 from modelzoo.mup.widths import at_width
@@ -28,7 +29,6 @@ from modelzoo.optimizer.adamw import AdamWConfig
 from modelzoo.optimizer.base import parameter_groups
 from modelzoo.schedule.linear import LinearConfig
 from modelzoo.tokenizer import Tokenizer
-from modelzoo.trainer.accelerator import keep_freed_memory
 
 BASE, HEAD_DIM, SEQ_LEN, BATCH, STEPS, VOCAB = 128, 32, 64, 4, 200, 2048
 VALIDATION_ROWS = 192

@@ -30,7 +30,8 @@ def serve(pipe: Connection, case: "Case", names: Sequence[str], keep: bool, equa
     import torch
 
     from benchmarks.training_case import batches
-    from modelzoo.trainer.accelerator import Accelerator, keep_freed_memory
+    from modelzoo.allocator import keep_freed_memory
+    from modelzoo.trainer.accelerator import Accelerator
 
     warnings.filterwarnings("ignore")
     sys.stdout = sys.stderr  # nanoGPT prints the number of its parameters

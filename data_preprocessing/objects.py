@@ -10,7 +10,7 @@ import orjson
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from data_preprocessing.readers import EMPTY, Document, Frame, OneOrMany, Place, ReaderConfig, Rejected
-from data_preprocessing.streams import decode
+from data_preprocessing.streams import decode, lines
 from modelzoo.base_config import FromList, Problem
 
 
@@ -91,7 +91,9 @@ class ObjectReader(ReaderConfig):
         name, unit, first = frame.first
         plain = len(self.text_key) == 1 and self.template is None and self.messages_key is None
         key = self.text_key[0]
-        for number, raw in enumerate(frame.data.split(separator), start=first):
+        for number, raw in enumerate(
+            lines(frame.data) if separator == b"\n" else frame.data.split(separator), start=first
+        ):
             place = Place(name, unit, number)
             try:  # orjson takes what is plainly right; whatever it refuses, `_parse` judges
                 record = orjson.loads(raw)
@@ -99,10 +101,11 @@ class ObjectReader(ReaderConfig):
                     yield Document((text,), place)
                     continue
             except orjson.JSONDecodeError:
-                yield self._parse(raw, place)
+                yield self._parse(raw.removesuffix(b"\n"), place)
                 continue
             except (LookupError, TypeError):
                 pass  # `document` says what is amiss
+            raw = raw.removesuffix(b"\n")
             if self.template is None:
                 yield self.document(record, place, len(raw))
             else:

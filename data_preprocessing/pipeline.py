@@ -55,10 +55,10 @@ class Summary(NamedTuple):
     output: Path
     manifest: Manifest | None
     """None after one task of several: there is no dataset yet."""
+    tokenizer: Tokenizer
+    """What encoded; its notes are for the user."""
     already_done: bool = False
     """The same dataset was there before; nothing was written."""
-    notes: tuple[str, ...] = ()
-    """What the user should know."""
 
 
 def run(
@@ -88,11 +88,11 @@ def run(
     with exclusive(output.with_name(lock), f"writing {output}"):
         if finished := _finished(output, job):
             shutil.rmtree(job.staging, ignore_errors=True)
-            return Summary(output, finished, already_done=True)
+            return Summary(output, finished, job.tokenizer, already_done=True)
         try:
             if task is not None:
                 job.encode_task(task)
-                return Summary(output, None, notes=tuple(job.tokenizer.notes))
+                return Summary(output, None, job.tokenizer)
             manifest = job.write(job.encoded_by_tasks() if merge_tasks else job.encode())
         except OSError as error:
             if message := job.out_of_space(error):
@@ -100,7 +100,7 @@ def run(
             raise
         os.rename(job.dataset, output)
         shutil.rmtree(job.staging, ignore_errors=True)
-    return Summary(output, manifest, notes=tuple(job.tokenizer.notes))
+    return Summary(output, manifest, job.tokenizer)
 
 
 class _Job:

@@ -11,16 +11,14 @@ from typing import Annotated, Any, NamedTuple, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from modelzoo.user_error import UserError as UserError
+
 
 class Problem(NamedTuple):
     """One thing wrong with a config: where (a path of YAML keys) and what, with the remedy."""
 
     path: tuple[str | int, ...]
     message: str
-
-
-class UserError(ValueError):
-    """The user's input is wrong. The command line prints the message alone and exits with code 2."""
 
 
 class Config(BaseModel):

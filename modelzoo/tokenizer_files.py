@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from modelzoo.base_config import UserError
+from modelzoo.user_error import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))

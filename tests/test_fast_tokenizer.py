@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from modelzoo import fast_loading, fast_tokenizer, tokenizer_cuts, tokenizer_files
 from modelzoo import tokenizer as tokenizer_module
 from modelzoo.base_config import UserError
-from modelzoo.cli import preprocess
+from modelzoo.cli import tokenizer_ahead
 from modelzoo.tokenizer import Tokenizer
 from tests.fuzzed_text import STYLES, fuzzed_texts, tokenizer_json
 from tests.samples import TRICKY, shared_data
@@ -247,7 +247,7 @@ def test_preprocess_begins_the_tokenizer_that_the_config_names(tmp_path, monkeyp
     config = tmp_path / "corpus.yaml"
     config.write_text("name: corpus\n" + yaml.format(path=tmp_path / "tokenizer.json"))
     monkeypatch.setattr(fast_loading, "_ahead", {})
-    preprocess._begin_tokenizer(str(config), [override.format(path=tmp_path) for override in overrides])
+    tokenizer_ahead.begin([str(config), *(override.format(path=tmp_path) for override in overrides)])
     assert list(fast_loading._ahead) == [tokenizer_files.read(tmp_path / "tokenizer.json")]
 
 
@@ -257,8 +257,8 @@ def test_preprocess_begins_the_tokenizer_that_the_config_names(tmp_path, monkeyp
 def test_a_config_that_names_no_tokenizer_begins_nothing(tmp_path, monkeypatch, yaml):
     (tmp_path / "corpus.yaml").write_text(yaml.format(path=tmp_path))  # a directory without one
     monkeypatch.setattr(fast_loading, "_ahead", {})
-    preprocess._begin_tokenizer(str(tmp_path / "corpus.yaml"), [])
-    preprocess._begin_tokenizer(str(tmp_path / "absent.yaml"), [])
+    tokenizer_ahead.begin([str(tmp_path / "corpus.yaml")])
+    tokenizer_ahead.begin([str(tmp_path / "absent.yaml")])
     assert not fast_loading._ahead
 
 

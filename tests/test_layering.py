@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIG_LAYER = {"modelzoo.base_config", "modelzoo.files"}
+CONFIG_LAYER = {"modelzoo.base_config", "modelzoo.files", "modelzoo.user_error"}
 ALLOWED = {
-    "modelzoo.base_config": set(),
+    "modelzoo.user_error": set(),
+    "modelzoo.base_config": {"modelzoo.user_error"},
     "modelzoo.files": {"modelzoo.base_config"},
     "modelzoo.config_errors": CONFIG_LAYER,
     "modelzoo.yaml_source": CONFIG_LAYER,
@@ -26,13 +27,15 @@ ALLOWED = {
     "modelzoo.fast_loading": set(),
     "modelzoo.tokenizer_cuts": set(),
     "modelzoo.tokenizer_files": CONFIG_LAYER,
+    "modelzoo.allocator": set(),
     "modelzoo.dtensors": set(),
     "modelzoo.model": CONFIG_LAYER | {"modelzoo.dtensors", "modelzoo.model"},
     "modelzoo.data": CONFIG_LAYER | {"modelzoo.data"},
     "modelzoo.optimizer": CONFIG_LAYER | {"modelzoo.optimizer"},
     "modelzoo.schedule": CONFIG_LAYER | {"modelzoo.schedule"},
     "modelzoo.tensor_writer": set(),
-    "modelzoo.trainer": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.dtensors", "modelzoo.tensor_writer"},
+    "modelzoo.trainer": CONFIG_LAYER
+    | {"modelzoo.trainer", "modelzoo.allocator", "modelzoo.dtensors", "modelzoo.tensor_writer"},
     "modelzoo.trainer.callbacks": CONFIG_LAYER | {"modelzoo.trainer", "modelzoo.report"},  # from a run's files alone
     "modelzoo.report": CONFIG_LAYER | {"modelzoo.report"},
     **{  # the report of a study, from its files alone
@@ -88,6 +91,7 @@ ALLOWED = {
     "data_preprocessing": CONFIG_LAYER
     | {
         "data_preprocessing",
+        "modelzoo.allocator",
         "modelzoo.config_errors",
         "modelzoo.tokenizer",
         "modelzoo.data.schema",

@@ -16,7 +16,7 @@ from modelzoo.base_config import Config
 class Columns(Protocol):
     """Arrays with a row for each document, in reading order, on disk and cut into chunks.
 
-    `hashes`, (documents, 2) uint64, is always there: 128 bits of blake2b over all of a document's content.
+    `hashes`, (documents, 2) uint64, is always there: 128 bits of sha256 over all of a document's content.
     The others are what `fingerprint` gave.
     """
 

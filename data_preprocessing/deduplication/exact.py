@@ -12,7 +12,7 @@ from data_preprocessing.deduplication.buckets import Buckets, DuplicatesWriter, 
 class ExactDeduplication(DeduplicationConfig):
     """Drop every document whose content, byte for byte, an earlier one has.
 
-    Contents are compared by 128 bits of blake2b: two different ones among a billion documents share them
+    Contents are compared by 128 bits of sha256: two different ones among a billion documents share them
     with a probability of 1e-21.
     """
 

@@ -51,9 +51,10 @@ def whole_or_nothing(out: Path) -> Iterator[None]:
 
 def accelerator_from(**options: Any) -> Any:
     """The device of `--device` and `--precision`, checked like the YAML section of the same names."""
+    from modelzoo.allocator import keep_freed_memory
     from modelzoo.config_errors import Provenance
     from modelzoo.config_files import Composed, validate
-    from modelzoo.trainer.accelerator import choose_accelerator, keep_freed_memory
+    from modelzoo.trainer.accelerator import choose_accelerator
     from modelzoo.trainer.config import AcceleratorConfig
 
     composed = Composed(options, Provenance("command line"), {})

@@ -86,6 +86,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here; its threads take 0.04 s
+    if verb == "preprocess":
+        from modelzoo.cli import tokenizer_ahead
+
+        tokenizer_ahead.begin(sys.argv[2:])
     # to look for plugins, pydantic reads what every installed package says of itself: 0.04 s
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from modelzoo.base_config import UserError

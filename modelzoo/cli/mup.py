@@ -100,9 +100,9 @@ def run(
             "is: --standard"
         )
 
+    from modelzoo.allocator import keep_freed_memory
     from modelzoo.mup.report import check
     from modelzoo.mup.widths import Settings
-    from modelzoo.trainer.accelerator import keep_freed_memory
 
     keep_freed_memory()
     chosen = Settings(growth=_growth(growth), **settings)
