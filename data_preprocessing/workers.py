@@ -190,7 +190,7 @@ def _serve(connection: Connection, encoder: ChunkEncoder | None, shared: mmap.mm
             encoder = message
             continue
         try:
-            outcome: Outcome | OSError = encoder(_take(*message, shared) if shared else message)
+            outcome: Outcome | OSError = encoder(_take(message[0], message[1], shared) if shared else message)
         except OSError as error:
             outcome = OSError(error.errno, error.strerror or str(error), error.filename)
         connection.send(outcome)
