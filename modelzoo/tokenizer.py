@@ -15,7 +15,7 @@ import orjson
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from modelzoo import tokenizer_files
+from modelzoo import tokenizer_files, tokenizer_reading
 from modelzoo.base_config import UserError
 from modelzoo.fast_tokenizer import FastEncoder, Unusable, check_sample
 from modelzoo.files import write_text
@@ -67,8 +67,10 @@ class Tokenizer:
         path: str | Path,
         choice: TokenizerBackend = "auto",
         loading: FastEncoder | None = None,
+        written: tokenizer_reading.Written | None = None,
     ) -> None:
-        """Wrap a `tokenizers` object. `path` says where it came from, for messages; `choice` is `load`'s `backend`.
+        """Wrap a `tokenizers` object. `path` says where it came from, for messages; `choice` is `load`'s `backend`;
+        `written` is what the object writes, if that is known.
 
         Raises:
             UserError: it is not byte-level, draws its merges by chance, or has no token that ends a document.
@@ -83,6 +85,8 @@ class Tokenizer:
         self._prepared = choice == "tokenizers"
         self._preparing = Lock()
         backend.encode_special_tokens = True
+        if written and not written.content["truncation"] and not written.content["padding"]:
+            self.json, self._specification = written
         backend.no_truncation()  # files saved while fine-tuning carry both, and would cut documents
         backend.no_padding()
         pre_tokenizer = json.dumps(self._specification["pre_tokenizer"])
@@ -129,10 +133,10 @@ class Tokenizer:
             with suppress(Unusable):  # `prepare` will say so
                 loading = FastEncoder(text)
         try:
-            authority = Backend.from_str(text)
+            authority, written = tokenizer_reading.read(text)
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{file}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
-        return cls(authority, file, backend, loading)
+        return cls(authority, file, backend, loading, written)
 
     def prepare(self) -> None:
         """Finish all loading: to be called before worker processes are forked. Starts no thread that stays.
@@ -152,6 +156,11 @@ class Tokenizer:
                     raise UserError(f"{self.path}: {reason}; use tokenizer_backend=tokenizers") from None
                 self.notes.append(f"{self.path}: {reason}; encoding with tokenizers, which is far slower")
             self._prepared = True
+
+    @property
+    def is_fast(self) -> bool:
+        """Once prepared: whether `fastokens` encodes."""
+        return self._fast is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For a spawned process, which loads its own backends from the same text."""
@@ -310,7 +319,8 @@ def special_token(content: str) -> AddedToken:
 
 
 def _restore(text: str, path: str, choice: TokenizerBackend) -> Tokenizer:
-    return Tokenizer(Backend.from_str(text), path, choice)
+    backend, written = tokenizer_reading.read(text)
+    return Tokenizer(backend, path, choice, written=written)
 
 
 def _groups(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[list[int], list[str]]]:

@@ -22,11 +22,12 @@ ALLOWED = {
     "modelzoo.forking": set(),
     "modelzoo.composition": CONFIG_LAYER | {"modelzoo.config_errors", "modelzoo.config_files", "modelzoo.yaml_source"},
     "modelzoo.tokenizer": CONFIG_LAYER
-    | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files"},
+    | {"modelzoo.fast_tokenizer", "modelzoo.tokenizer_cuts", "modelzoo.tokenizer_files", "modelzoo.tokenizer_reading"},
     "modelzoo.fast_tokenizer": CONFIG_LAYER | {"modelzoo.fast_loading", "modelzoo.tokenizer_cuts"},
     "modelzoo.fast_loading": set(),
     "modelzoo.tokenizer_cuts": set(),
     "modelzoo.tokenizer_files": CONFIG_LAYER,
+    "modelzoo.tokenizer_reading": set(),
     "modelzoo.allocator": set(),
     "modelzoo.dtensors": set(),
     "modelzoo.model": CONFIG_LAYER | {"modelzoo.dtensors", "modelzoo.model"},
