@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_figures import BOUNDS, GEMM, WARMUP, Row, differences, figures, label, table
+from benchmarks.training_figures import BOUNDS, GEMM, WARMUP, Row, comparison, figures, label, table
 from benchmarks.training_process import Process
 from modelzoo.compare.other_processes import MOST_ROUNDS
 
@@ -222,10 +222,11 @@ def main() -> None:
             continue
         if arguments.alone:
             alone(arguments, case, result)
-        found.append(result | {"absent": absent, "packages": packages})
-        print("\n".join([*table(result, arguments.compared), *absent]), flush=True)
-        wrong += (lines := list(differences(result, arguments.compared)))
-        print("\n".join(lines), end="\n" if lines else "", flush=True)
+        compared, lines = comparison(result, arguments.compared)
+        about = {"absent": absent, "packages": packages, "losses_compared_after": arguments.compared}
+        found.append(result | about | {"differences": lines})
+        print("\n".join([*table(result, arguments.compared), *absent, compared, *lines]), flush=True)
+        wrong += lines
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     if wrong:

@@ -113,18 +113,27 @@ def ratio(unit: Row, row: Row, rounds: int) -> dict[str, Any] | None:
     }
 
 
-def differences(found: Mapping[str, Any], compared: int) -> Iterator[str]:
-    """A line on every arm whose loss is another one."""
-    bound, rows = BOUNDS[found["precision"]], [row for row in found["arms"] if row["name"] != GEMM and row["losses"]]
-    for row in rows[1:]:
-        for step in {0, compared - 1}:
-            expected, loss = rows[0]["losses"][step], row["losses"][step]
+def comparison(found: Mapping[str, Any], compared: int) -> tuple[str, list[str]]:
+    """What the losses after the first and after `compared` steps were compared to, and a line on every arm whose loss
+    is another one. An arm that did not come so far has a note in the table."""
+    bound = BOUNDS[found["precision"]]
+    rows = [row for row in found["arms"] if row["name"] != GEMM and len(row["losses"]) >= compared]
+    steps = sorted({1, compared})
+    when = f"after {' and '.join(map(str, steps))} step{'s' * (compared > 1)}"
+    if len(rows) < 2:
+        return f"losses {when}: compared with nothing, one arm has them", []
+    wrong = list[str]()
+    first, *others = [(label(row["name"], row["allocator"]), row["losses"]) for row in rows]
+    for name, losses in others:
+        for step in steps:
+            expected, loss = first[1][step - 1], losses[step - 1]
             if not abs(loss - expected) <= bound * abs(expected):
-                name, first = (label(each["name"], each["allocator"]) for each in (row, rows[0]))
-                yield (
-                    f"{found['family']} {found['size']} {found['precision']}: after {step + 1} steps the loss of "
-                    f"{name} is {loss:.6f}, of {first} {expected:.6f}: more than {bound:g} apart"
+                wrong.append(
+                    f"{found['family']} {found['size']} {found['precision']}: after {step} steps the loss of "
+                    f"{name} is {loss:.6f}, of {first[0]} {expected:.6f}: more than {bound:g} apart"
                 )
+    agree = f"{len(rows)} arms within {bound:g}, relative, of {first[0]}" if not wrong else "arms differ"
+    return f"losses {when} of this run: {agree}", wrong
 
 
 def label(name: str, allocator: str) -> str:
@@ -141,7 +150,7 @@ def table(found: Mapping[str, Any], compared: int) -> Iterator[str]:
     )
     yield (
         f"{'':<34} {'tokens/s (quartiles)':>25} {'ratio':>6} {'low q.':>6} {'95 %':>11} {'MFU':>5} "
-        f"{'loss':>8} {'first s':>7} {'start s':>7} {'peak MB':>8}"
+        f"{f'loss {compared}':>8} {'first s':>7} {'start s':>7} {'peak MB':>8}"
     )
     arms = [row for row in found["arms"] if row["name"] != GEMM]
     for row in arms:

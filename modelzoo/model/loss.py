@@ -8,7 +8,8 @@ kept.
 Where ranks share the vocabulary, each has the logits of its own part, and what a softmax needs of all parts is
 summed between them.
 
-Shapes: N tokens, C tokens of one chunk, D hidden_size, V vocabulary (of this rank).
+Shapes: N tokens, C tokens of one chunk, D hidden_size, V vocabulary (of this rank), W the columns of the logits'
+memory: V and what aligns its rows.
 """
 
 from typing import Any
@@ -18,8 +19,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 
-CHUNK_WIDE, CHUNK_NARROW = 512, 1024
-"""Tokens in a chunk: in fp32, and in bf16 or fp16, where each chunk costs another pass over the gradient."""
+CHUNK = 1024
+"""Tokens in a chunk; each costs another pass over the weight's gradient."""
+
+ALIGNED = 16
+"""The logits' rows begin at multiples of so many numbers: with an odd vocabulary's as they come, fp32 products take up
+to 1.4 times as long (MKL, AVX2)."""
 
 CPU_ROWS = 4
 """Tokens of each thread whose logits are widened to fp32 at once on the CPU: what its cache holds."""
@@ -62,35 +67,42 @@ class _LinearCrossEntropy(torch.autograd.Function):
         device, autocast = hidden.device.type, torch.is_autocast_enabled(hidden.device.type)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         narrow = dtype.itemsize < 4
-        chunk = CHUNK_NARROW if narrow else CHUNK_WIDE
         wide_dtype = torch.float32 if narrow else dtype
         num_tokens, vocab = len(hidden), len(weight)
+        columns = vocab + _padding(vocab, device, narrow)
         if group is not None:
             labels = labels - group.rank() * vocab  # outside 0 … V - 1: another rank's
 
         matrix = weight.to(dtype)  # (V, D)
         loss = hidden.new_zeros((), dtype=wide_dtype)
-        buffer = hidden.new_empty(min(chunk, num_tokens) * vocab, dtype=dtype)
+        buffer = hidden.new_empty(min(CHUNK, num_tokens), columns, dtype=dtype)
+        row_bias = None if bias is None else bias.to(dtype)
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide_dtype) if needs_weight else None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=wide_dtype) if needs_bias else None
 
         with torch.autocast(device, enabled=False):
-            for start in range(0, num_tokens, chunk):
-                tokens = hidden[start : start + chunk].to(dtype)  # (C, D)
-                targets = labels[start : start + chunk]  # (C,)
-                logits = _logits(tokens, matrix, bias, buffer[: len(tokens) * vocab])  # (C, V)
-                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else chunk
+            for start in range(0, num_tokens, CHUNK):
+                tokens = hidden[start : start + CHUNK].to(dtype)  # (C, D)
+                targets = labels[start : start + CHUNK]  # (C,)
+                padded = buffer[: len(tokens)]  # (C, W)
+                padded[:, vocab:] = -torch.inf  # of no probability, and of no gradient
+                logits = padded[:, :vocab]  # (C, V)
+                if row_bias is None:
+                    torch.mm(tokens, matrix.T, out=logits)
+                else:
+                    torch.addmm(row_bias, tokens, matrix.T, out=logits)
+                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else CHUNK
                 for first in range(0, len(tokens), rows):
-                    part = logits[first : first + rows]
+                    part = padded[first : first + rows]
                     wide = part.to(wide_dtype) if narrow else part
-                    losses, gradient = _losses_and_gradient(wide, targets[first : first + rows], group)
+                    losses, gradient = _losses_and_gradient(wide, targets[first : first + rows], vocab, group)
                     loss += losses.sum()
                     if each is not None:
                         each[start + first : start + first + rows] = losses
                     part.copy_(gradient)  # nothing, where it is the same memory
                 if grad_hidden is not None:
-                    torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
+                    torch.mm(logits, matrix, out=grad_hidden[start : start + CHUNK])
                 if grad_weight is not None and narrow:
                     grad_weight += torch.mm(logits.T, tokens)
                 elif grad_weight is not None:
@@ -111,35 +123,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), *(None,) * 4
 
 
-def _logits(tokens: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
-    """tokens (C, D) @ matrix.T + bias: (C, V), in the given memory (C·V,)."""
-    if tokens.dtype.itemsize < 4:
-        logits = torch.mm(tokens, matrix.T, out=memory.view(len(tokens), -1))
-    else:  # this way round MKL's fp32 product is 1.4 to 1.6 times as fast (AMD, AVX2)
-        logits = torch.mm(matrix, tokens.T, out=memory.view(-1, len(tokens))).T
-    return logits if bias is None else logits.add_(bias)
+def _padding(vocab: int, device: str, narrow: bool) -> int:
+    """How many columns the logits' memory has besides the vocabulary's."""
+    if device == "cuda" or (device == "cpu" and not narrow):  # narrow matrices with a stride oneDNN copies first
+        return -vocab % ALIGNED
+    return 0
 
 
-def _losses_and_gradient(logits: Tensor, targets: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
-    """The cross-entropies (C,) of logits (C, V), and the gradient (C, V) of their sum, where it can be in place."""
-    if group is None and logits.is_contiguous():  # then softmax is one pass, in place of five
+def _losses_and_gradient(
+    logits: Tensor, targets: Tensor, vocab: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """The cross-entropies (C,) of logits (C, W), and the gradient (C, W) of their sum, where it can be in place."""
+    if group is None:
         apart = (logits.amax(-1, keepdim=True) - logits.gather(-1, targets[:, None])).squeeze(1)
         gradient = torch.softmax(logits, -1, out=logits if logits.device.type == "cpu" else None)
         losses = apart - gradient.amax(-1).log()  # the label's own probability may have underflowed
         gradient[torch.arange(len(targets), device=logits.device), targets] -= 1
         return losses, gradient
-    if group is None:
-        logits.sub_(logits.amax(-1, keepdim=True))
-        chosen = logits.gather(-1, targets[:, None])
-        total = logits.exp_().sum(-1, keepdim=True)
-        logits.mul_(total.reciprocal())
-        logits[torch.arange(len(targets), device=logits.device), targets] -= 1
-        return (total.log() - chosen).squeeze(1), logits
     largest = logits.amax(-1, keepdim=True)
     all_reduce(largest, ReduceOp.MAX, group)
     logits.sub_(largest)
-    mine = ((targets >= 0) & (targets < logits.shape[1])).to(logits.dtype)[:, None]  # (C, 1)
-    targets = targets.clamp(0, logits.shape[1] - 1)[:, None]
+    mine = ((targets >= 0) & (targets < vocab)).to(logits.dtype)[:, None]  # (C, 1)
+    targets = targets.clamp(0, vocab - 1)[:, None]
     chosen = logits.gather(-1, targets) * mine
     sums = torch.cat((logits.exp_().sum(-1, keepdim=True), chosen), dim=1)  # (C, 2)
     all_reduce(sums, group=group)

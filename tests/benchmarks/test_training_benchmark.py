@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import training
 from benchmarks.training_case import Case, batches
-from benchmarks.training_figures import Row, differences, ratio
+from benchmarks.training_figures import Row, comparison, ratio
 from benchmarks.training_ours import weights_of
 from benchmarks.training_process import build
 
@@ -93,16 +93,61 @@ def test_what_cannot_be_honoured_is_refused(options: str, message: str, monkeypa
     assert not printed.out  # nothing had begun
 
 
-def test_another_loss_is_told() -> None:
-    def row(name: str, losses: list[float]) -> dict[str, object]:
-        return {"name": name, "allocator": "", "losses": losses}
+def arm(name: str, losses: list[float]) -> dict[str, object]:
+    return {"name": name, "allocator": "", "losses": losses}
 
-    found = {"precision": "fp32", "family": "gptj", "size": "tiny"}
-    arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, 4.0003]), row("litgpt", [5.0, 4.01])]
-    [line] = differences(found | {"arms": arms}, 2)
+
+FOUND = {"precision": "fp32", "family": "gptj", "size": "tiny"}
+
+
+def test_another_loss_is_told() -> None:
+    arms = [arm("transformers", [5.0, 4.0]), arm("ours", [5.0, 4.0003]), arm("litgpt", [5.0, 4.01])]
+    told, [line] = comparison(FOUND | {"arms": arms}, 2)
     assert line.startswith("gptj tiny fp32: after 2 steps the loss of litgpt is 4.01")
-    arms = [row("transformers", [5.0, 4.0]), row("ours", [5.0, float("nan")])]
-    assert len(list(differences(found | {"arms": arms}, 2))) == 1
+    assert told == "losses after 1 and 2 steps of this run: arms differ"
+    arms = [arm("transformers", [5.0, 4.0]), arm("ours", [5.0, float("nan")])]
+    assert len(comparison(FOUND | {"arms": arms}, 2)[1]) == 1
+    arms = [arm("transformers", [5.0, 4.0]), arm("ours", [5.1, 4.0])]
+    assert "after 1 steps the loss of ours is 5.1" in comparison(FOUND | {"arms": arms}, 2)[1][0]
+
+
+def test_what_the_losses_were_compared_to_is_told() -> None:
+    arms = [arm("transformers", [5.0] * 20), arm("ours", [5.0] * 20), arm("GEMM", [0.0] * 20), arm("litgpt", [5.0])]
+    assert comparison(FOUND | {"arms": arms}, 20) == (
+        "losses after 1 and 20 steps of this run: 2 arms within 0.0001, relative, of transformers",
+        [],
+    )
+    assert comparison(FOUND | {"arms": arms}, 21)[0] == (
+        "losses after 1 and 21 steps: compared with nothing, one arm has them"
+    )
+    assert comparison(FOUND | {"arms": arms}, 1)[0].startswith("losses after 1 step of this run: 3 arms")
+
+
+def test_losses_are_compared_after_20_steps_however_few_the_rounds_and_another_ends_the_program(
+    monkeypatch, capsys
+) -> None:
+    class Holder:
+        """Its second arm goes astray at the 20th step."""
+
+        def __init__(self, *arguments: object) -> None:
+            self.machine = {"threads": 1, "gemm_flops": 1, "peak_flops": None}
+
+        def step(self, index: int, names: list[str]) -> dict[str, tuple[float, float, float]]:
+            return {name: (1.0, 0.0, 5.0 + (index == last and name == "ours")) for name in names}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(training, "Process", Holder)
+    options = "training --size tiny --family gpt2 --precision fp32 --rounds 1 --only ours"
+    monkeypatch.setattr(sys, "argv", options.split(" "))
+    last = 99
+    training.main()
+    assert "losses after 1 and 20 steps of this run: 2 arms within" in capsys.readouterr().out
+    last = 19
+    with pytest.raises(SystemExit, match="1"):
+        training.main()
+    assert "after 20 steps the loss of ours [keep] is 6.0" in capsys.readouterr().out
 
 
 def test_noisy_steps_are_dropped_and_ratios_are_of_speed() -> None:

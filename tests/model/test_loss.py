@@ -16,8 +16,7 @@ from modelzoo.model.loss import linear_cross_entropy
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that 23 tokens are several chunks and a rest."""
-    monkeypatch.setattr(loss_module, "CHUNK_WIDE", 8)
-    monkeypatch.setattr(loss_module, "CHUNK_NARROW", 10)
+    monkeypatch.setattr(loss_module, "CHUNK", 8)
     monkeypatch.setattr(loss_module, "CPU_ROWS", 4)
 
 
