@@ -2,13 +2,24 @@
 
 import importlib.util
 import os
+import re
 from threading import Thread
 from typing import Any
+
+FAR_ID = re.compile(r'"id":\s*\d{8}')
+"""An entry of `added_tokens` beyond any vocabulary."""
 
 
 def is_installed() -> bool:
     """Whether there is a `fastokens` to import."""
     return importlib.util.find_spec("fastokens") is not None
+
+
+def fits(specification: str) -> bool:
+    """Whether the ids of added tokens are of a size that `fastokens` takes: it makes a table of as many, and where that
+    is more than memory holds, it ends the process."""
+    head, _, rest = specification.partition('"model"')
+    return not FAR_ID.search(head if '"added_tokens"' in head else rest)
 
 
 class Loading:
@@ -48,7 +59,7 @@ _ahead: dict[str, Loading] = {}
 
 def begin_ahead(specification: str) -> None:
     """Start now what `loading` of the same text will ask for: a guess that costs nothing but time if it is wrong."""
-    if is_installed():
+    if is_installed() and fits(specification):
         _ahead[specification] = Loading(specification)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modelzoo.base_config import UserError
-from modelzoo.fast_loading import is_installed, loading
+from modelzoo.fast_loading import fits, is_installed, loading
 from modelzoo.tokenizer_cuts import SAFE_CUT
 
 SAMPLE = 1 / 2048
@@ -56,10 +56,12 @@ class FastEncoder:
         """Read the text of a tokenizer.json, which takes about half a second without holding the interpreter.
 
         Raises:
-            Unusable: not installed.
+            Unusable: not installed, or not able to read this one.
         """
         if not is_installed():
             raise Unusable("the package fastokens is not installed (pip install 'modelzoo[fast]')")
+        if not fits(specification):
+            raise Unusable("an added token's id is beyond what fastokens takes")
         self._loading = loading(specification)
         self._native: Any = None
 

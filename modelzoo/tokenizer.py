@@ -19,7 +19,7 @@ from modelzoo import tokenizer_files, tokenizer_reading
 from modelzoo.base_config import UserError
 from modelzoo.fast_tokenizer import FastEncoder, Unusable, check_sample
 from modelzoo.files import write_text
-from modelzoo.tokenizer_cuts import PIECE_CHARACTERS, is_cuttable, pieces
+from modelzoo.tokenizer_cuts import PIECE_CHARACTERS, SHORT_PIECE_CHARACTERS, is_cuttable, pieces
 from modelzoo.tokenizer_files import END_OF_DOCUMENT, EXPECTED
 
 TokenizerBackend = Literal["auto", "tokenizers", "fastokens"]
@@ -101,6 +101,12 @@ class Tokenizer:
                 f"{len(missing)} bytes missing); use one in the style of GPT-2 or GPT-NeoX, "
                 "or train one: modelzoo tokenizer train CONFIG"
             )
+        written_tokens, tokens = len(self._specification["model"]["vocab"]), backend.get_vocab_size(False)
+        if written_tokens != tokens:
+            raise UserError(
+                f"{path}: {tokens} tokens in model.vocab, of which {written_tokens} can be told apart by their ids; "
+                "give each an id of its own, and none far beyond their number"
+            )
         if self._specification["model"].get("dropout"):
             raise UserError(f"{path}: model.dropout gives a text other ids each time; set it to null in the file")
         end = tokenizer_files.end_of_document(self._specification)
@@ -134,7 +140,9 @@ class Tokenizer:
                 loading = FastEncoder(text)
         try:
             authority, written = tokenizer_reading.read(text)
-        except Exception as error:  # tokenizers raises bare Exception
+        except BaseException as error:  # tokenizers raises bare Exception, and a panic of Rust code is not even one
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise UserError(f"{file}: cannot be read as a tokenizer ({error}); {EXPECTED}") from error
         return cls(authority, file, backend, loading, written)
 
@@ -217,9 +225,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of one text, with nothing added, by `tokenizers`. Raises UserError for an unpaired surrogate."""
         try:
-            return [
-                id_ for piece in self._pieces(text) for id_ in self.backend.encode(piece, add_special_tokens=False).ids
-            ]
+            encodings = (
+                self.backend.encode(piece, add_special_tokens=False) for piece in self._pieces(text, PIECE_CHARACTERS)
+            )
+            return [id_ for encoding in encodings for id_ in encoding.ids]
         except TypeError:
             _refuse_surrogates([text])
             raise
@@ -238,11 +247,12 @@ class Tokenizer:
         """
         self.prepare()
         lengths = list(map(len, texts))
-        if sum(lengths) < 2 * GROUP_CHARACTERS and max(lengths, default=0) <= PIECE_CHARACTERS:
+        piece_characters = PIECE_CHARACTERS if self.is_fast else SHORT_PIECE_CHARACTERS
+        if sum(lengths) < 2 * GROUP_CHARACTERS and max(lengths, default=0) <= piece_characters:
             return self._encode_group(texts)
         parts, counts = [], np.zeros(len(texts) + 1, dtype=np.int64)
         for numbers, group in _groups(
-            (number, piece) for number, text in enumerate(texts) for piece in self._pieces(text)
+            (number, piece) for number, text in enumerate(texts) for piece in self._pieces(text, piece_characters)
         ):
             ids, offsets = self._encode_group(group)
             parts.append(ids)
@@ -268,8 +278,8 @@ class Tokenizer:
         check_sample(texts, ids, offsets, self.encode, self.decode, str(self.path))
         return ids, offsets
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        return pieces(text) if self._is_cuttable else iter((text,))
+    def _pieces(self, text: str, characters: int) -> Iterator[str]:
+        return pieces(text, characters) if self._is_cuttable else iter((text,))
 
     @cached_property
     def _is_cuttable(self) -> bool:

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 PIECE_CHARACTERS = 2**18
+"""So that no encoder holds much more than a text at once."""
+SHORT_PIECE_CHARACTERS = 2**12
+"""For `tokenizers`, which keeps 16 bytes beside every character, and is a tenth faster where they fit the cache."""
 
 SAFE_CUT = re.compile(r"[A-Za-z](?=[ \n][A-Za-z])")
 """Between a letter and a single space or line feed before another letter. Each of PATTERNS ends a token there,
@@ -37,10 +40,10 @@ def is_cuttable(specification: dict[str, Any]) -> bool:
     )
 
 
-def pieces(text: str) -> Iterator[str]:
-    """A text in pieces of about PIECE_CHARACTERS, longer where there is no safe place."""
+def pieces(text: str, characters: int) -> Iterator[str]:
+    """A text in pieces of about so many characters, longer where there is no safe place."""
     begin = 0
-    while len(text) - begin > PIECE_CHARACTERS and (cut := SAFE_CUT.search(text, begin + PIECE_CHARACTERS)):
+    while len(text) - begin > characters and (cut := SAFE_CUT.search(text, begin + characters)):
         yield text[begin : cut.end()]
         begin = cut.end()
     yield text[begin:]

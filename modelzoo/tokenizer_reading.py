@@ -22,11 +22,13 @@ def read(text: str) -> tuple[Backend, Written | None]:
     """The backend that `Backend.from_str` gives, and, where that is known already, what it writes.
 
     Raises:
-        Exception: `tokenizers` cannot read it.
+        BaseException: `tokenizers` cannot read it.
     """
     try:
         return _assembled(orjson.loads(text))
-    except Exception:  # of another shape, or kind; an error is for `tokenizers` to word
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # of another shape, or kind; or a panic of Rust code, which is not an Exception
         return Backend.from_str(text), None
 
 

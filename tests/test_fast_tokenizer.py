@@ -20,6 +20,7 @@ from modelzoo import fast_loading, fast_tokenizer, tokenizer_cuts, tokenizer_fil
 from modelzoo import tokenizer as tokenizer_module
 from modelzoo.base_config import UserError
 from modelzoo.cli import tokenizer_ahead
+from modelzoo.fast_tokenizer import FastEncoder, Unusable
 from modelzoo.tokenizer import Tokenizer
 from tests.fuzzed_text import STYLES, fuzzed_texts, tokenizer_json
 from tests.samples import TRICKY, shared_data
@@ -251,11 +252,35 @@ def test_preprocess_begins_the_tokenizer_that_the_config_names(tmp_path, monkeyp
     assert list(fast_loading._ahead) == [tokenizer_files.read(tmp_path / "tokenizer.json")]
 
 
+@pytest.mark.usefixtures("fast")
+def test_an_id_beyond_memory_is_not_for_fastokens(tmp_path):
+    """It makes a table of as many entries, and ends the process where that fails."""
+    content = json.loads(tokenizer_json("neox"))
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 3_000_000_000, "content": "<|far|>"})
+    fast_loading.begin_ahead(json.dumps(content))
+    assert not fast_loading._ahead
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(Unusable, match="beyond what fastokens takes"):
+        FastEncoder(json.dumps(content))
+    loaded = Tokenizer.load(tmp_path, background=True)  # `tokenizers` gives the token the next id
+    assert loaded.encode_batch(["text"])[0].tolist() == loaded.encode("text")
+
+
 @pytest.mark.parametrize(
-    "yaml", ["", "tokenizer: missing.json", "tokenizer: {path}", "\tnot: yaml", "reader: tokenizer"]
+    "yaml",
+    [
+        "",
+        "tokenizer: missing.json",
+        "tokenizer: {path}",
+        "\tnot: yaml",
+        "reader: tokenizer",
+        "tokenizer: {path}/tokenizer.json\ntokenizer_backend: tokenizers",
+    ],
 )
 def test_a_config_that_names_no_tokenizer_begins_nothing(tmp_path, monkeypatch, yaml):
-    (tmp_path / "corpus.yaml").write_text(yaml.format(path=tmp_path))  # a directory without one
+    (tmp_path / "corpus.yaml").write_text(yaml.format(path=tmp_path))
+    if "backend" in yaml:  # else, it is a directory without one
+        (tmp_path / "tokenizer.json").write_text(tokenizer_json("neox"))
     monkeypatch.setattr(fast_loading, "_ahead", {})
     tokenizer_ahead.begin([str(tmp_path / "corpus.yaml")])
     tokenizer_ahead.begin([str(tmp_path / "absent.yaml")])
@@ -289,12 +314,12 @@ def test_a_long_text_in_pieces_has_the_ids_of_the_whole(style, choice, monkeypat
     texts = [" ".join(fuzzed_texts(seed, 30)) for seed in range(8)] + ["no place to cut" + "." * 500, ""]
     whole = [tried.backend.encode(text, add_special_tokens=False).ids for text in texts]
     for size in (1, 50, 400):
-        monkeypatch.setattr(tokenizer_cuts, "PIECE_CHARACTERS", size)
         monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", size)
+        monkeypatch.setattr(tokenizer_module, "SHORT_PIECE_CHARACTERS", size)
         monkeypatch.setattr(tokenizer_module, "GROUP_CHARACTERS", 2 * size)
         assert [ids.tolist() for ids in tried.encode_batch(texts)] == whole
         assert [tried.encode(text) for text in texts] == whole
-    assert sum(len(list(tokenizer_cuts.pieces(text))) for text in texts) > 2 * len(texts)
+    assert sum(len(list(tokenizer_cuts.pieces(text, size))) for text in texts) > 2 * len(texts)
 
 
 def test_cuts_anywhere_would_be_wrong(monkeypatch):
@@ -302,7 +327,7 @@ def test_cuts_anywhere_would_be_wrong(monkeypatch):
     tried = tokenizer("gpt2")
     text = " the word" * 20
     whole = tried.encode(text)
-    monkeypatch.setattr(tokenizer_cuts, "PIECE_CHARACTERS", 5)
+    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 5)
     assert tried.encode(text) == whole
     monkeypatch.setattr(tokenizer_cuts, "SAFE_CUT", re.compile(r".(?=.)"))
     assert tried.encode(text) != whole

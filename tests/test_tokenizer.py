@@ -140,6 +140,24 @@ def test_tokenizers_that_lose_bytes_are_refused():
         Tokenizer(Backend.from_str(json.dumps(without)), "without")
 
 
+def test_tokens_whose_ids_cannot_tell_them_apart_are_refused(tmp_path):
+    """`tokenizers` writes one of two tokens with one id, by chance, and none where an id is as large as can be."""
+    for name, id_ in (("twice", 5), ("huge", 2**32 - 1)):
+        content = json.loads(tokenizer_json("gpt2"))
+        content["model"]["vocab"]["zzzq"] = id_
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"tokens in model.vocab, of which \d+ can be told apart by their ids"):
+            Tokenizer.load(tmp_path / f"{name}.json", "tokenizers")
+
+
+def test_a_panic_of_the_reader_is_an_error_of_the_file(tmp_path):
+    content = json.loads(tokenizer_json("gpt2"))
+    content["model"]["continuing_subword_prefix"] = "##"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="cannot be read as a tokenizer"):
+        Tokenizer.load(tmp_path, "tokenizers")
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "fixture", "vocab_size", "end"),
     [

@@ -23,5 +23,6 @@ def begin(arguments: Sequence[str]) -> None:
             else:
                 lines.append(argument.replace("=", ": ", 1))
         named = [found[1] for line in lines if (found := re.match(r"tokenizer: +['\"]?([^\s'\"#]+)", line))]
-        if named and Path(named[-1]).exists():
+        others = any(re.match(r"tokenizer_backend: +['\"]?tokenizers", line) for line in lines)
+        if named and not others and Path(named[-1]).exists():
             begin_ahead(tokenizer_files.read_ahead(tokenizer_files.find(named[-1])))
