@@ -22,6 +22,10 @@ from torch.distributed import ProcessGroup, ReduceOp, all_reduce
 CHUNK = 1024
 """Tokens in a chunk; each costs another pass over the weight's gradient."""
 
+LARGEST_CHUNK = 8192
+CHUNK_MEMORY = 1 / 64
+"""Share of a GPU's memory that the logits of a larger chunk may take, with their copies."""
+
 ALIGNED = 16
 """The logits' rows begin at multiples of so many numbers: with an odd vocabulary's as they come, fp32 products take up
 to 1.4 times as long (MKL, AVX2)."""
@@ -70,21 +74,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide_dtype = torch.float32 if narrow else dtype
         num_tokens, vocab = len(hidden), len(weight)
         columns = vocab + _padding(vocab, device, narrow)
+        chunk = CHUNK
+        if device == "cuda":
+            chunk = gpu_chunk(torch.cuda.get_device_properties(hidden.device).total_memory, columns, dtype.itemsize)
         if group is not None:
             labels = labels - group.rank() * vocab  # outside 0 … V - 1: another rank's
 
         matrix = weight.to(dtype)  # (V, D)
         loss = hidden.new_zeros((), dtype=wide_dtype)
-        buffer = hidden.new_empty(min(CHUNK, num_tokens), columns, dtype=dtype)
+        buffer = hidden.new_empty(min(chunk, num_tokens), columns, dtype=dtype)
         row_bias = None if bias is None else bias.to(dtype)
         grad_hidden = torch.empty_like(hidden, dtype=dtype) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide_dtype) if needs_weight else None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=wide_dtype) if needs_bias else None
 
         with torch.autocast(device, enabled=False):
-            for start in range(0, num_tokens, CHUNK):
-                tokens = hidden[start : start + CHUNK].to(dtype)  # (C, D)
-                targets = labels[start : start + CHUNK]  # (C,)
+            for start in range(0, num_tokens, chunk):
+                tokens = hidden[start : start + chunk].to(dtype)  # (C, D)
+                targets = labels[start : start + chunk]  # (C,)
                 padded = buffer[: len(tokens)]  # (C, W)
                 padded[:, vocab:] = -torch.inf  # of no probability, and of no gradient
                 logits = padded[:, :vocab]  # (C, V)
@@ -92,7 +99,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     torch.mm(tokens, matrix.T, out=logits)
                 else:
                     torch.addmm(row_bias, tokens, matrix.T, out=logits)
-                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else CHUNK
+                rows = CPU_ROWS * torch.get_num_threads() if narrow and device == "cpu" else chunk
                 for first in range(0, len(tokens), rows):
                     part = padded[first : first + rows]
                     wide = part.to(wide_dtype) if narrow else part
@@ -102,7 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         each[start + first : start + first + rows] = losses
                     part.copy_(gradient)  # nothing, where it is the same memory
                 if grad_hidden is not None:
-                    torch.mm(logits, matrix, out=grad_hidden[start : start + CHUNK])
+                    torch.mm(logits, matrix, out=grad_hidden[start : start + chunk])
                 if grad_weight is not None and narrow:
                     grad_weight += torch.mm(logits.T, tokens)
                 elif grad_weight is not None:
@@ -121,6 +128,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # In place, so a second backward pass is refused by autograd's own check, not silently wrong.
         grads = (None if g is None else g.mul_(grad_loss) for g in ctx.saved_tensors)
         return *(None if g is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)), *(None,) * 4
+
+
+def gpu_chunk(memory_bytes: int, columns: int, itemsize: int) -> int:
+    """Tokens in a chunk on a GPU of so much memory. There a pass over the weight's gradient takes a good part of the
+    time of 1,024 tokens' products (768 wide in bf16: a third, by bandwidth and peak; not measured). By the memory there
+    is, not by what is free, so that a run that goes on sums in the same order."""
+    tokens = int(memory_bytes * CHUNK_MEMORY) // (columns * (itemsize + 8))  # and fp32 logits, and their softmax
+    return min(max(tokens // CHUNK * CHUNK, CHUNK), LARGEST_CHUNK)
 
 
 def _padding(vocab: int, device: str, narrow: bool) -> int:

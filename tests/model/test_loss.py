@@ -154,3 +154,10 @@ def test_memory_holds_no_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     with Record():
         linear_cross_entropy(*tensors, labels).backward()
     assert max(sizes) == 500 * 12 * 4  # the hidden states themselves; whole logits would be 500 * 61 * 4
+
+
+def test_a_gpu_takes_a_chunk_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK", 1024)
+    sizes = {gib: loss_module.gpu_chunk(gib * 2**30, 50_272, 2) for gib in (8, 24, 80, 140, 1000)}
+    assert sizes == {8: 1024, 24: 1024, 80: 2048, 140: 4096, 1000: 8192}
+    assert loss_module.gpu_chunk(140 * 2**30, 4 * 50_272, 2) == 1024
