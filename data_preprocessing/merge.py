@@ -4,7 +4,7 @@ Every chunk stands sorted by shuffle key already. So the keys are cut into range
 lie side by side in each chunk: read, sorted together, written. Without a shuffle a range is a chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from data_preprocessing.encoder import shuffle_keys
 from data_preprocessing.read_ahead import ReadAhead
 from data_preprocessing.selection import Selection
-from modelzoo.data.schema import Pieces, ShardHeader, ShardInfo, SplitInfo, file_sha256, force_to_disk, write_shard
+from modelzoo.data.schema import Pieces, ShardHeader, ShardInfo, SplitInfo, file_sha256, write_shard
 
 RANGE_TOKENS = 24 * 2**20
 """Tokens held at a time, about."""
@@ -40,45 +40,34 @@ class Merger:
         self.has_loss_mask = has_loss_mask
         self._kept = [self._kept_rows(chunk) for chunk in range(len(selection.taken))]
 
-    def write(self, root: Path, splits: Sequence[str], header: ShardHeader, shard_tokens: int) -> dict[str, SplitInfo]:
-        """Write the shards of these splits below `root`; the account of each. `header` holds all but the counts."""
-        written: dict[str, list[ShardInfo]] = {split: [] for split in splits}
-        sealing: Iterator[tuple[str, ShardInfo]] = iter(())
-        for split, shard in self._write_shards(root, splits, header, shard_tokens):
-            for before, sealed in sealing:
-                written[before].append(sealed)
-            sealing = ReadAhead(map(_seal, [root], [split], [shard]))  # while the next one is written
-        for split, sealed in sealing:
-            written[split].append(sealed)
-        return {
-            split: SplitInfo(
-                shards=tuple(shards),
-                num_documents=sum(shard.num_documents for shard in shards),
-                num_tokens=sum(shard.num_tokens for shard in shards),
-                num_bytes=sum(shard.num_bytes for shard in shards),
-            )
-            for split, shards in written.items()
-        }
-
-    def _write_shards(
-        self, root: Path, splits: Sequence[str], header: ShardHeader, shard_tokens: int
-    ) -> Iterator[tuple[str, ShardInfo]]:
-        """The shards once they are written, without their hashes."""
-        for split in splits:
-            blocks = _Blocks(self._blocks(split, with_tokens=True))
-            for number, (documents, tokens, num_bytes) in enumerate(self._plan(split, shard_tokens)):
-                name = f"{split}/{number:05d}.h5"
-                (root / name).parent.mkdir(exist_ok=True)
-                full = header._replace(num_documents=documents, num_tokens=tokens, num_bytes=num_bytes)
-                ahead = ReadAhead(blocks.take(documents))  # one block is put in order while another is written
-                try:
-                    write_shard(root / name, full, ahead, self.has_loss_mask)
-                finally:
-                    ahead.stop()
-                yield (
-                    split,
-                    ShardInfo(file=name, sha256="", num_documents=documents, num_tokens=tokens, num_bytes=num_bytes),
+    def write(self, root: Path, split: str, header: ShardHeader, shard_tokens: int) -> SplitInfo:
+        """Write the shards of a split below `root`; the account of it. `header` holds all but the counts."""
+        shards: list[ShardInfo] = []
+        blocks = _Blocks(self._blocks(split, with_tokens=True))
+        for number, (documents, tokens, num_bytes) in enumerate(self._plan(split, shard_tokens)):
+            file = root / split / f"{number:05d}.h5"
+            file.parent.mkdir(exist_ok=True)
+            full = header._replace(num_documents=documents, num_tokens=tokens, num_bytes=num_bytes)
+            ahead = ReadAhead(blocks.take(documents))  # one block is put in order while another is written
+            try:
+                write_shard(file, full, ahead, self.has_loss_mask)
+            finally:
+                ahead.stop()
+            shards.append(
+                ShardInfo(
+                    file=f"{split}/{file.name}",
+                    sha256=file_sha256(file),
+                    num_documents=documents,
+                    num_tokens=tokens,
+                    num_bytes=num_bytes,
                 )
+            )
+        return SplitInfo(
+            shards=tuple(shards),
+            num_documents=sum(shard.num_documents for shard in shards),
+            num_tokens=sum(shard.num_tokens for shard in shards),
+            num_bytes=sum(shard.num_bytes for shard in shards),
+        )
 
     def _plan(self, split: str, shard_tokens: int) -> list[tuple[int, int, int]]:
         """Documents, tokens and bytes of each shard: filled up to `shard_tokens`, one longer document apart."""
@@ -177,13 +166,6 @@ class Merger:
             return pieces, keys
         kept = np.flatnonzero(np.unpackbits(bits, count=spill.counts.pieces)[start:stop])
         return Pieces.merged([pieces], kept), keys[kept] if len(keys) else keys
-
-
-def _seal(root: Path, split: str, shard: ShardInfo) -> tuple[str, ShardInfo]:
-    """The shard with its hash, once it is on the disk."""
-    path = root / shard.file
-    force_to_disk(path)
-    return split, shard.model_copy(update={"sha256": file_sha256(path)})
 
 
 class _Blocks:

@@ -305,7 +305,7 @@ class _Job:
         )
         merger = Merger(selection, self.config.shuffle_seed, self.config.mode.has_loss_mask)
         names = ["train", "validation"] if self.config.validation_fraction else ["train"]
-        splits = merger.write(self.dataset, names, header, self.config.shard_tokens)
+        splits = {name: merger.write(self.dataset, name, header, self.config.shard_tokens) for name in names}
         account = ledger.account(selection, splits, self.dataset / REJECTED)
         for name, split in splits.items():
             if not split.num_documents:

@@ -200,7 +200,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_shard(path: Path, header: ShardHeader, blocks: Iterable[Pieces], has_loss_mask: bool) -> None:
-    """Write one shard block by block. Equal content gives equal bytes.
+    """Write one shard block by block, and force it to the disk. Equal content gives equal bytes.
 
     Args:
         path: file to write; its directory exists.
@@ -225,10 +225,6 @@ def write_shard(path: Path, header: ShardHeader, blocks: Iterable[Pieces], has_l
             num_documents, num_tokens = num_documents + len(block.lengths), end
             num_bytes += int(block.num_bytes.sum())
         assert (num_documents, num_tokens, num_bytes) == header[5:8], (num_documents, num_tokens, num_bytes, header)
-
-
-def force_to_disk(path: Path) -> None:
-    """Return when a power failure can no longer take what was written to the file."""
     with path.open("rb") as written:
         os.fsync(written.fileno())
 
