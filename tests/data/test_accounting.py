@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from modelzoo.base_config import UserError
 from modelzoo.cli.main import app
 from modelzoo.config_errors import ConfigError
+from modelzoo.data.schema import read_manifest
 from modelzoo.launch import build_run
 from modelzoo.run_config import RunConfig, dump_yaml, load_run_config
 from modelzoo.trainer.callbacks.metrics import read_metrics
@@ -232,7 +233,8 @@ def test_check_show_and_train_say_what_each_source_will_give(dataset, old, tmp_p
         overrides = [*small_overrides(dataset, tmp_path), *mixture(dataset, old, **keys), *more]
         return CliRunner().invoke(app, [verb, "gptj_tiny", *overrides])
 
-    line = f"old: 25.00% of the run (40.00% → 10.00%): 576 tokens, 0.24 epochs of the 2,405 in {old}"
+    tokens = read_manifest(old).splits["train"].num_tokens
+    line = f"old: 25.00% of the run (40.00% → 10.00%): 576 tokens, {576 / tokens:.2f} epochs of the {tokens:,} in {old}"
     for verb in ("check", "show"):
         done = invoke(verb, old_keys="share: {values: [0.4, 0.1]}")
         assert done.exit_code == 0, done.output
