@@ -83,7 +83,8 @@ class PreprocessConfig(Limits):
     shard_tokens: Positive = 100_000_000
     """A shard is closed before it exceeds this; a single longer document gets one of its own."""
     workers: Positive | None = None
-    """Processes that encode; null: one for each core. The result does not depend on it."""
+    """Processes that encode; null: one for each core. The result does not depend on it. Of less than 2 MiB of input, or
+    12 where fastokens encodes, this process takes care alone."""
     executor: Literal["processes", "ray"] = "processes"
     """Where the workers run: on this machine, or on a Ray cluster that shares its disk."""
     tokenizer_backend: Literal["auto", "tokenizers", "fastokens"] = "auto"

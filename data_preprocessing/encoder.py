@@ -20,7 +20,7 @@ from modelzoo.base_config import UserError
 from modelzoo.data.schema import gather, token_dtype
 from modelzoo.tokenizer import Tokenizer
 
-keep_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+keep_utf8 = ctypes.pythonapi["PyUnicode_AsUTF8AndSize"]  # by item: an object of our own, with types of our own
 """CPython's own: a text keeps its UTF-8, which is hashed here and encoded next, and would else be made twice."""
 keep_utf8.argtypes, keep_utf8.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
 

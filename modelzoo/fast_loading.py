@@ -18,7 +18,7 @@ def is_installed() -> bool:
 def fits(specification: str) -> bool:
     """Whether the ids of added tokens are of a size that `fastokens` takes: it makes a table of as many, and where that
     is more than memory holds, it ends the process."""
-    head, _, rest = specification.partition('"model"')
+    head, _, rest = specification.partition('"model":')
     return not FAR_ID.search(head if '"added_tokens"' in head else rest)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modelzoo.allocator import keep_freed_memory
 from modelzoo.base_config import UserError
 from modelzoo.cli.arguments import say
 
@@ -26,6 +27,7 @@ def command(
     """Raw text to an HDF5 dataset: tokens, documents, and a ledger of what was left out."""
     if task and merge:
         raise UserError(f"--task {task} --merge: one of the two; merge once, when all tasks have ended")
+    keep_freed_memory()  # of this process alone: `run` is also called by programs that go on to train
     summary = run(config, overrides or [], parse_task(task) if task else None, merge)
     # A reference that is never given back: to take a tokenizer apart takes 0.05 s, and the process ends here
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(summary.tokenizer))
@@ -48,11 +50,9 @@ def run(name: str, overrides: list[str], task: "Task | None" = None, merge: bool
     composed = compose_beside(name, overrides)
     from data_preprocessing import pipeline
     from data_preprocessing.config import PreprocessConfig
-    from modelzoo.allocator import keep_freed_memory
     from modelzoo.cli.progress import reading
 
     config = validate(PreprocessConfig, composed())
-    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: of a job queue, or of a terminal that was closed
         signal.signal(number, signal.default_int_handler)
     try:
