@@ -40,6 +40,12 @@ HIDDEN = ("compare-job",)
 STOPPED_BY_SIGNALS = ("train", "compare-job")
 """Verbs that any signal stops with the same exit code, whatever they are at."""
 
+WITHOUT_TENSORS = ("list", "show", "check", "diff", "tokenizer", "preprocess", "inspect", "verify", "report")
+"""Verbs in which what lies in a cycle may wait long for its end: it is small."""
+RARE_COLLECTIONS = (50_000, 20, 100)
+"""Thresholds of the search for cycles. By default it goes a few hundred times through all that the imports make, nearly
+none of which ever ends: 0.07 s of a start."""
+
 
 def build(verbs: Iterable[str]) -> "typer.Typer":
     """The program with these verbs. Each brings its modules along, so a call asks for no more than it names."""
@@ -82,6 +88,8 @@ def main() -> None:
         exit_on_signals(STOPPED)
     elif interrupts is signal.default_int_handler:  # whose traceback would come from the middle of an import
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if verb in WITHOUT_TENSORS:
+        gc.set_threshold(*RARE_COLLECTIONS)
     atexit.register(gc.freeze)  # what lives to the end needs no search for cycles there: 0.15 s of a command
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its code
