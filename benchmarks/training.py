@@ -133,8 +133,12 @@ def measure(arguments: argparse.Namespace, case: "Case", names: Sequence[str]) -
         found = holders[allocator].step(index, arms)
         if isinstance(found, str):
             raise Failed(f"{case.family} {case.size} {case.precision}: {found}")
-        for name, (seconds, share, loss) in found.items():
-            rows[name, allocator].add(seconds, 0.0 if arguments.cpu_time else share, loss)
+        for name, answer in found.items():
+            if isinstance(answer, str):
+                rows[name, allocator].note = answer
+            else:
+                seconds, share, loss = answer
+                rows[name, allocator].add(seconds, 0.0 if arguments.cpu_time else share, loss)
 
     try:
         for (name, allocator), row in rows.items():
@@ -142,9 +146,10 @@ def measure(arguments: argparse.Namespace, case: "Case", names: Sequence[str]) -
                 step(index, allocator, [name])
             _tell(row)
         index = WARMUP
-        while index < arguments.compared or not _enough(rows.values(), index - WARMUP, arguments.rounds):
+        there = [row for row in rows.values() if not row.note]
+        while index < arguments.compared or not _enough(there, index - WARMUP, arguments.rounds):
             for allocator in holders:
-                step(index, allocator, [*names, GEMM])
+                step(index, allocator, [row.name for row in there if row.allocator == allocator])
             index += 1
         machine = next(iter(holders.values())).machine
     finally:
@@ -159,7 +164,7 @@ def _enough(rows: Sequence[Row], timed: int, rounds: int) -> bool:
 
 def _tell(row: Row) -> None:
     """Says how long an arm took to warm up."""
-    if row.name != GEMM:
+    if row.name != GEMM and not row.note:
         name = label(row.name, row.allocator)
         print(f"{name}: {WARMUP} steps to warm up took {row.warm_up_seconds:.1f} s", file=sys.stderr, flush=True)
 
@@ -175,8 +180,8 @@ def measure_apart(arguments: argparse.Namespace, case: "Case", names: Sequence[s
         fresh = {each: Row(each, "") for each in (name, GEMM)}
         for index in range(max(arguments.compared, WARMUP + arguments.rounds)):
             found = holder.step(index, list(fresh))
-            if isinstance(found, str):
-                rows[name].note = found
+            if isinstance(found, str) or isinstance(found[name], str):
+                rows[name].note = found if isinstance(found, str) else found[name]
                 break
             for each, (seconds, _, loss) in found.items():
                 fresh[each].add(seconds, 0.0, loss)
@@ -193,7 +198,7 @@ def measure_apart(arguments: argparse.Namespace, case: "Case", names: Sequence[s
 def alone(arguments: argparse.Namespace, case: "Case", found: dict[str, Any]) -> None:
     """Adds what a process with one arm takes to its first loss, and the most memory that it has in three steps."""
     options = {"threads": arguments.threads, "cpu_time": False}
-    rows = [row for row in found["arms"] if row["name"] != GEMM]
+    rows = [row for row in found["arms"] if row["name"] != GEMM and not row["note"]]
     for _ in range(arguments.alone):
         for row in rows:
             holder = Process(case, [row["name"]], ALLOCATORS[row["allocator"]], False, options)

@@ -59,7 +59,7 @@ def figures(case: "Case", rows: Sequence[Row], machine: Mapping[str, Any], round
     model, (num_rows, seq_len) = case.model, case.shape
     tokens = num_rows * seq_len
     by_key = {(row.name, row.allocator): row for row in rows}
-    unit = rows[0]
+    unit = next((row for row in rows if not row.note), rows[0])
     arms = list[dict[str, Any]]()
     for row in rows:
         kept = row.kept(rounds)

@@ -23,13 +23,14 @@ MOMENT = 0.02
 
 
 def serve(pipe: Connection, case: "Case", names: Sequence[str], keep: bool, equal: bool, options: Mapping[str, Any]):
-    """Answer each (i, names) from the pipe with the i-th step of these arms: {arm: (seconds, share of others, loss)}.
+    """Answer each (i, names) from the pipe with the i-th step of these arms: {arm: (seconds, share of others, loss)},
+    or why there is no such arm.
 
     `equal` gives all arms the same weights; else each draws its own, and starts without the others' programs.
     """
     import torch
 
-    from benchmarks.training_case import batches
+    from benchmarks.training_case import Step, batches
     from modelzoo.allocator import keep_freed_memory
     from modelzoo.trainer.accelerator import Accelerator
 
@@ -47,7 +48,12 @@ def serve(pipe: Connection, case: "Case", names: Sequence[str], keep: bool, equa
         from benchmarks.training_ours import weights_of
 
         weights = weights_of(case)
-    steps = {name: build(name, case, data, weights) for name in names}
+    steps, absent = dict[str, Step](), dict[str, str]()
+    for name in names:
+        try:
+            steps[name] = build(name, case, data, weights)
+        except ImportError as error:  # of a peer without something that it needs
+            absent[name] = f"absent: {error}"
     del weights
     if equal:
         steps[GEMM], gemm_flops = _gemm(case)
@@ -66,7 +72,7 @@ def serve(pipe: Connection, case: "Case", names: Sequence[str], keep: bool, equa
     while (asked := pipe.recv()) is not None:
         index, wanted = asked
         try:
-            answer: Any = {name: measured(name, index) for name in wanted}
+            answer: Any = {name: absent.get(name) or measured(name, index) for name in wanted}
         except torch.OutOfMemoryError:
             answer = "out of memory"
         pipe.send((answer, accelerator.peak_memory_bytes(), machine))

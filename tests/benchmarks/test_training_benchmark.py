@@ -48,6 +48,22 @@ def test_measures_under_two_allocators_and_compares(tmp_path: Path, monkeypatch,
     assert found == pytest.approx(statistics.median(ratios[0]) / statistics.median(ratios[1]))
 
 
+def test_a_peer_that_lacks_a_package_is_named_and_the_others_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "litgpt").mkdir()
+    (tmp_path / "litgpt" / "__init__.py").write_text("import a_package_that_is_nowhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    run(monkeypatch, "--family", "gpt_neox", "--only", "litgpt", "ours", "--allocator", "keep")
+    told = capsys.readouterr()
+    lines = {line.split(" [")[0]: line for line in told.out.splitlines() if " [keep] " in line}
+    assert lines["litgpt"].endswith("absent: No module named 'a_package_that_is_nowhere'")
+    for name in ("transformers", "ours"):
+        assert lines[name].split()[2].replace(",", "").isdigit(), lines[name]
+    assert "litgpt" not in told.err
+    assert "2 arms within 0.0001" in told.out
+
+
 @pytest.mark.parametrize("family", ["gptj", "gpt_neox", "gpt2"])
 def test_every_family_has_equal_arms(family: str) -> None:
     case = Case(family, "tiny", "fp32", extra={"ours, fused": {"fused_projections": family == "gptj"}})
