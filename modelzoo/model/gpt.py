@@ -98,8 +98,9 @@ class GPT(nn.Module):
         hidden = self.hidden(input_ids, position_ids, segment_ids).flatten(0, 1)  # (B·T, D)
         length = labels.shape[1]
         labels = labels.flatten()  # (B·T,)
-        kept = torch.ones_like(labels) if loss_mask is None else loss_mask.flatten()
-        kept = kept.nonzero().squeeze(1)  # (N,)
+        kept = torch.arange(len(labels), device=labels.device)  # (N,)
+        if loss_mask is not None:
+            kept = loss_mask.flatten().nonzero().squeeze(1)  # a GPU's queue has to run dry for its length
         if len(kept) < len(labels):
             hidden, labels = hidden[kept], labels[kept]
         each = None if row_sums is None else row_sums.new_empty(len(labels))

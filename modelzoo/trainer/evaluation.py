@@ -14,8 +14,14 @@ from modelzoo.trainer.protocols import Batch
 
 
 def batch_to_device(batch: Batch, device: torch.device, rows: slice = slice(None)) -> dict[str, Tensor]:
-    """Rows of a numpy batch as tensors on the device."""
-    return {key: torch.from_numpy(value[rows]).to(device, non_blocking=True) for key, value in batch.items()}
+    """Rows of a numpy batch as tensors on the device, without a `loss_mask` in which every token counts: that a device
+    computes without waiting for it is what lets the program run ahead of it."""
+    tensors = {name: torch.from_numpy(values[rows]) for name, values in batch.items()}
+    if batch["loss_mask"][rows].all():
+        del tensors["loss_mask"]
+    if device.type == "cuda":  # from memory that may be paged out, a copy too waits for all that is queued
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def share_of(batch: Batch, parallel: Parallel) -> Batch:

@@ -192,9 +192,10 @@ class Parallel:
         if self.mesh is None:
             parameters = list(parameters)
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if norm > max_norm:  # else a pass over all gradients would multiply them by 1
+            total = float(norm)
+            if total > max_norm:  # else a pass over all gradients would multiply them by 1
                 nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-            return float(norm)
+            return total
         gradients = [p.grad for p in parameters if p.grad is not None]
         squares = torch.zeros((), dtype=torch.float64, device=self.mesh.device_type)
         world = math.prod(self.sizes)

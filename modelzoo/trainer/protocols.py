@@ -18,12 +18,13 @@ class LanguageModel(Protocol):
         self,
         input_ids: Tensor,
         labels: Tensor,
-        loss_mask: Tensor,
+        loss_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         row_sums: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """To `row_sums` (B,), where they are given, each row's own sum is added."""
+        """Without a `loss_mask` every token counts. To `row_sums` (B,), where they are given, each row's own sum is
+        added."""
         ...
 
 

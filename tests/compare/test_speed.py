@@ -75,7 +75,7 @@ def test_micro_batches_and_isolated_documents_are_those_of_the_run(tmp_path):
 
     arm.trainer.model.loss = watched
     arm.update()
-    keys = ("input_ids", "labels", "loss_mask", "position_ids", "segment_ids")
+    keys = ("input_ids", "labels", "position_ids", "segment_ids")  # every token counts
     assert shapes == [dict.fromkeys(keys, (2, 24))] * 4
 
 

@@ -19,7 +19,7 @@ from modelzoo.model.fused_projections import fuse_projections
 from modelzoo.model.gpt import GPT
 from modelzoo.trainer import accelerator as accelerator_module
 from modelzoo.trainer.accelerator import Accelerator, choose_accelerator
-from modelzoo.trainer.evaluation import evaluate_loss
+from modelzoo.trainer.evaluation import batch_to_device, evaluate_loss
 from modelzoo.trainer.parallel import Parallel
 from modelzoo.trainer.recompute import recompute_activations
 from tests.model.families import redraw
@@ -203,3 +203,35 @@ def test_weights_are_narrowed_once_an_update(tmp_path) -> None:
     assert narrows == [False] * 5  # in backward passes operations stay at the precision of what they get
     for whole, parts in zip(seen[8][1], seen[2][1], strict=True):
         assert (whole - parts).norm() < 0.02 * whole.norm()
+
+
+def test_an_update_waits_for_the_device_twice(tmp_path) -> None:
+    """For the loss and the gradient's norm, and not once more for each micro-batch, unless tokens are left out."""
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            whole = func is torch.ops.aten.index.Tensor and all(i is None or i.dtype == torch.int64 for i in args[1])
+            if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags) and not whole:
+                found.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    trainer = TimedArm(small_config(tmp_path, tmp_path, "trainer.micro_batch_size=2")).trainer
+    numbers = ["_local_scalar_dense.default"] * 2
+    found = list[str]()
+    with Waits():
+        trainer.update()
+    assert found == numbers
+    trainer.data.batch(0)["loss_mask"][3, 5] = False
+    found.clear()
+    with Waits():
+        trainer.update()
+    assert found == ["nonzero.default", *numbers]
+
+
+def test_a_batch_in_which_every_token_counts_has_no_mask() -> None:
+    batch = {name: np.ones((3, 4), np.bool_ if name == "loss_mask" else np.int64) for name in ("labels", "loss_mask")}
+    assert set(batch_to_device(batch, torch.device("cpu"))) == {"labels"}
+    batch["loss_mask"][2, 1] = False
+    assert set(batch_to_device(batch, torch.device("cpu"), slice(0, 2))) == {"labels"}
+    tensors = batch_to_device(batch, torch.device("cpu"), slice(1, 3))
+    assert tensors["loss_mask"].tolist() == [[True] * 4, [True, False, True, True]]

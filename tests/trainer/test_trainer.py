@@ -56,10 +56,12 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(dataset, tmp_path, m
         if mean_of_means:
             total = int(batch["loss_mask"].sum())
             loss = trainer.model.loss
-            trainer.model.loss = lambda **part: (
-                loss(**part)[0] / part["loss_mask"].sum() * total / (8 / micro),
-                part["loss_mask"].sum(),
-            )
+
+            def mean(**part):
+                loss_sum, num_tokens = loss(**part)
+                return loss_sum / num_tokens * total / (8 / micro), num_tokens
+
+            trainer.model.loss = mean
         trainer.update()
         return taken
 
