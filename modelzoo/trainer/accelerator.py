@@ -83,14 +83,19 @@ class Accelerator:
         if self.device.type in state and self.device.type != "cpu":
             torch.get_device_module(self.device).set_rng_state(state[self.device.type])
 
+    @property
+    def runs_beside(self) -> bool:
+        """Whether the device works through a queue while the program goes on."""
+        return self.device.type != "cpu"
+
     def synchronize(self) -> None:
         """Waits for the device's queue, so that a clock reads finished work."""
-        if self.device.type != "cpu":
+        if self.runs_beside:
             torch.accelerator.synchronize()
 
     def mark(self) -> Mark | None:
         """A point in the device's queue that knows its time; None on the CPU, which has no queue."""
-        if self.device.type == "cpu":
+        if not self.runs_beside:
             return None
         return torch.get_device_module(self.device).Event(enable_timing=True)
 

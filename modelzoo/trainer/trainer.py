@@ -72,6 +72,8 @@ class Trainer:
         self.batches = {"batch_sha256": "", "batches_sha256": ""}
         """Of the newest batch that the weights have seen, and of all of them in their order."""
         self.clock = StepClock(accelerator.mark)
+        self._ahead = dict[int, Batch]()
+        """The next update's batch, by its number, where it has been read already."""
         self._failed: set[str] = set()
 
     # ------------------------------------------------------------------ the loop
@@ -124,8 +126,9 @@ class Trainer:
         The gradient is that of the mean over every unmasked token of the global batch, however the batch is
         cut into micro-batches. Raises BadUpdateError before a bad gradient could reach the weights.
         """
+        number = self.guard.batch_number(self.step)
         with self.clock.part("data"):
-            batch = self.data.batch(self.guard.batch_number(self.step))
+            batch = self._ahead.pop(number, None) or self.data.batch(number)
             num_tokens = max(1, int(batch["loss_mask"].sum()))  # of all ranks: each sees the whole batch
         rows = self.parallel.rows(len(batch["input_ids"]))
         micro_batch_size = self.config.micro_batch_size or rows.stop - rows.start
@@ -142,6 +145,9 @@ class Trainer:
                     self.scaler.scale(part_sum / num_tokens).backward()
                     loss_sum += part_sum.detach()
         with self.clock.part("backward"):  # which this waits for
+            if self.accelerator.runs_beside and self.step + 1 < self.total_steps:
+                following = self.guard.batch_number(self.step + 1)
+                self._ahead = {following: self.data.batch(following)}
             (total,) = self.parallel.sum_over_data([loss_sum.item()])
         with self.clock.part("optimizer"):
             numbers = self._apply_gradients(total, num_tokens)

@@ -10,6 +10,7 @@ import torch
 from modelzoo.base_config import UserError
 from modelzoo.config_errors import ConfigError
 from modelzoo.launch import build_run
+from modelzoo.trainer.accelerator import Accelerator
 from modelzoo.trainer.bad_updates import BadUpdateError, TrainingError, UpdateGuard, first_difference, merged
 from modelzoo.trainer.callbacks.base import Callback
 from modelzoo.trainer.callbacks.metrics import read_metrics
@@ -26,6 +27,10 @@ DROPOUT = ["model.dropout=0.2", "trainer.micro_batch_size=4"]
 
 def events(trainer):
     return [record for record in read_metrics(trainer.run_dir / "metrics.jsonl") if "event" in record]
+
+
+def chain(trainer):
+    return [r["batches_sha256"] for r in read_metrics(trainer.run_dir / "metrics.jsonl") if "batches_sha256" in r]
 
 
 def assert_same_run(one, other):
@@ -95,6 +100,32 @@ def test_a_rollback_takes_the_steps_since_the_checkpoint_again(dataset, tmp_path
 
     written = EventAccumulator(str(run.run_dir / "tensorboard")).Reload().Scalars("train/loss")
     assert [point.value for point in written] == pytest.approx(losses(run), rel=1e-6)
+
+
+@pytest.mark.parametrize(("policy", "bad"), [("skip", (0, 3, 4, 9)), ("rollback", (7, 11))])
+def test_batches_that_are_read_ahead_are_those_of_the_run(dataset, tmp_path, monkeypatch, policy, bad):
+    """As for a device that works through a queue, which has the batch's forward and backward pass before it."""
+    policies = [f"trainer.bad_updates.policy={policy}"]
+    policies += ["trainer.bad_updates.rollback_batches=2"] if policy == "rollback" else []  # the next is another one
+    plain = trained(dataset, tmp_path / "plain", *policies, bad=bad)
+    monkeypatch.setattr(Accelerator, "runs_beside", True)
+    monkeypatch.setattr(Accelerator, "mark", lambda self: None)
+    monkeypatch.setattr(Accelerator, "synchronize", lambda self: None)
+    ahead = trained(dataset, tmp_path / "ahead", *policies, bad=bad)
+    assert_same_run(ahead, plain)
+    assert chain(ahead) == chain(plain)
+    last = ahead.guard.batch_number(ahead.total_steps)
+    assert policy == "rollback" or ahead.data.numbers == list(range(last))  # each once
+
+    order = list[str]()
+    trainer = launch(small_config(dataset, tmp_path / "order", "trainer.max_steps=9", "schedule=constant"))
+    read, waited = trainer.data.batch, trainer.parallel.sum_over_data
+    trainer.data.batch = lambda number: order.append(f"read {number}") or read(number)
+    trainer.parallel.sum_over_data = lambda sums: order.append("wait") or waited(sums)
+    trainer.callbacks = {}
+    assert trainer.train()
+    assert order[:5] == ["read 0", "read 1", "wait", "read 2", "wait"]
+    assert order[-3:] == ["read 8", "wait", "wait"]
 
 
 def test_a_rollback_that_is_cut_short_is_made_again(dataset, tmp_path):
