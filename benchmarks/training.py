@@ -35,7 +35,9 @@ def parse() -> tuple[argparse.Namespace, list["Case"]]:
     """The command line and the cases that it asks for. Whatever is wrong with it ends the program, exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--size", nargs="+", help="small base, on a GPU 125M 1.3B 6B")
+    parser.add_argument(
+        "--size", nargs="+", help="small base, on a GPU 125M 1.3B 6B; or as 8x512x8: layers, hidden size, heads"
+    )
     parser.add_argument("--family", nargs="+", help="gptj gpt_neox gpt2, on a GPU gptj gpt_neox")
     parser.add_argument("--precision", nargs="+", choices=BOUNDS, help="fp32 bf16, on a GPU bf16")
     parser.add_argument("--allocator", nargs="+", choices=ALLOCATORS, help="glibc's (keep)")
@@ -72,11 +74,12 @@ def parse() -> tuple[argparse.Namespace, list["Case"]]:
 
 def cases_of(arguments: argparse.Namespace) -> list["Case"]:
     """Every table that is wanted. Raises ValueError for an option that no table can honour."""
-    from benchmarks.training_case import FAMILIES, SIZES, Case, own_arm
+    from benchmarks.training_case import FAMILIES, Case, own_arm, size_of
 
-    for name, known in (("size", SIZES), ("family", FAMILIES)):
-        if unknown := [each for each in getattr(arguments, name) if each not in known]:
-            raise ValueError(f"--{name} {unknown[0]}: choose from {', '.join(known)}")
+    for size in arguments.size:
+        size_of(size)
+    if unknown := [family for family in arguments.family if family not in FAMILIES]:
+        raise ValueError(f"--family {unknown[0]}: choose from {', '.join(FAMILIES)}")
     if arguments.nanogpt is not None:
         if "gpt2" not in arguments.family:
             raise ValueError("--nanogpt: nanoGPT knows GPT-2 alone; add gpt2 to --family")

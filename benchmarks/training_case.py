@@ -1,5 +1,6 @@
 """What the arms of a table of `benchmarks.training` have in common, and which there are. No torch."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -30,6 +31,8 @@ SIZES: dict[str, dict[str, int]] = {
     "1.3B": {"num_layers": 24, "hidden_size": 2048, "num_heads": 16, "rows": 8, "seq_len": 2048},
     "6B": {"num_layers": 28, "hidden_size": 4096, "num_heads": 16, "rows": 2, "seq_len": 2048},
 }
+OTHER_SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
+"""Layers, hidden size and heads; its batch is that of small."""
 OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours, compiled": {"compile": True}}
 """Values of AcceleratorConfig."""
 OWN_KEYS = ("compile", "fused_projections", "activation_checkpointing")
@@ -63,12 +66,12 @@ class Case:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and tokens of a batch."""
-        size = SIZES[self.size]
+        size = size_of(self.size)
         return self.rows or size["rows"], self.seq_len or size["seq_len"]
 
     @property
     def model(self) -> ModelConfig:
-        sizes = {name: value for name, value in SIZES[self.size].items() if name not in ("rows", "seq_len")}
+        sizes = {name: value for name, value in size_of(self.size).items() if name not in ("rows", "seq_len")}
         fields = {"vocab_size": 50_257} | sizes | FAMILIES[self.family] | {"max_seq_len": self.shape[1]}
         return ModelConfig.model_validate(fields)
 
@@ -96,9 +99,14 @@ class Case:
         from modelzoo.run_config import RunConfig
 
         rows, seq_len = self.shape
+        try:
+            model = self.model
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"--size {self.size}: {' '.join(map(str, first['loc']))} {first['msg']}") from None
         sections = {
             "name": "benchmark",
-            "model": self.model.model_dump(),
+            "model": model.model_dump(),
             "data": {"train": {"path": "none"}, "seq_len": seq_len},
             "optimizer": {"kind": "adamw", **ADAMW},
             "schedule": {"kind": "constant"},
@@ -109,6 +117,18 @@ class Case:
             return RunConfig.model_validate(sections)
         except ValidationError as error:
             raise ValueError("\n".join(describe_all(error, RunConfig, sections, Provenance(self.family)))) from None
+
+
+def size_of(name: str) -> dict[str, int]:
+    """The model's sizes and those of a batch. Raises ValueError for a name that says neither."""
+    if name in SIZES:
+        return SIZES[name]
+    if (found := OTHER_SIZE.fullmatch(name)) is None:
+        raise ValueError(
+            f"--size {name}: choose from {', '.join(SIZES)}, or say layers x hidden size x heads, as 8x512x8"
+        )
+    batch = {key: SIZES["small"][key] for key in ("rows", "seq_len")}
+    return dict(zip(("num_layers", "hidden_size", "num_heads"), map(int, found.groups()), strict=True)) | batch
 
 
 def own_arm(pairs: Sequence[str]) -> tuple[str, dict[str, Any]]:

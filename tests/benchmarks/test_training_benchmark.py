@@ -91,6 +91,9 @@ def test_every_family_has_equal_arms(family: str) -> None:
         ("--ours compile=yes", "accelerator.compile = 'yes'"),
         ("--ours fused_projections=true", "gpt2: accelerator.fused_projections"),
         ("--size medium", "--size medium: choose from tiny, small, base"),
+        ("--size 8x512", "--size 8x512: choose from tiny, small, base, 125M, 1.3B, 6B, or say layers x hidden size"),
+        ("--size 2x33x4", "--size 2x33x4: "),
+        ("--size 0x32x4", "--size 0x32x4: "),
         ("--family gpt3", "--family gpt3: choose from gptj, gpt_neox, gpt2"),
         ("--nanogpt nowhere", "--nanogpt nowhere: has no model.py"),
         ("--family gptj --nanogpt nowhere", "--nanogpt: nanoGPT knows GPT-2 alone"),
@@ -107,6 +110,14 @@ def test_what_cannot_be_honoured_is_refused(options: str, message: str, monkeypa
     printed = capsys.readouterr()
     assert message in " ".join(printed.err.split())
     assert not printed.out  # nothing had begun
+
+
+def test_other_sizes_and_batches_are_measured_too() -> None:
+    case = Case("gptj", "3x40x5", "fp32", rows=2, seq_len=8)
+    assert (case.model.num_layers, case.model.hidden_size, case.model.num_heads) == (3, 40, 5)
+    assert case.model.max_seq_len == 8
+    assert batches(case)[0]["labels"].shape == (2, 8)
+    assert Case("gptj", "3x40x5", "fp32").shape == (8, 256)
 
 
 def arm(name: str, losses: list[float]) -> dict[str, object]:
