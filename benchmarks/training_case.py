@@ -103,7 +103,7 @@ class Case:
             model = self.model
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"--size {self.size}: {' '.join(map(str, first['loc']))} {first['msg']}") from None
+            raise ValueError(f"--size {self.size}: {' '.join([*map(str, first['loc']), first['msg']])}") from None
         sections = {
             "name": "benchmark",
             "model": model.model_dump(),
