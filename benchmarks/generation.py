@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import CompileConfig, GPTJConfig, GPTJForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 
+from benchmarks.training_case import OTHER_SIZE, positive
 from modelzoo.convert import hf
 from modelzoo.model.config import ModelConfig
 from modelzoo.model.decoder import Decoder
@@ -29,44 +30,64 @@ from modelzoo.model.gpt import GPT
 from modelzoo.model.weights import Form
 
 SIZES = {"tiny": (4, 192, 6, 4_096), "125M": (12, 768, 12, 50_257)}
-"""Layers, hidden size, heads, vocabulary."""
+"""Layers, hidden size, heads, vocabulary; that of other sizes is the last one's."""
 UNIT, COMPILED, OURS = "transformers", "transformers, static, compiled", "ours, packed"
 BF16 = ", bf16"
 """Ends the name of an arm that computes in bf16; it is compared with those of the peer that do."""
+ARMS = (
+    *(UNIT, COMPILED, "ours", OURS, "ours, float16", "ours, int8", "ours, mixed"),
+    *(UNIT + BF16, COMPILED + BF16, "ours" + BF16, OURS + BF16),
+)
 Arm = Callable[[], list[list[int]]]
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=SIZES)
+    sizes = f"{', '.join(SIZES)}, or as 8x512x8: layers, hidden size, heads"
+    parser.add_argument("--size", nargs="+", default=list(SIZES), help=sizes)
     parser.add_argument("--family", nargs="+", default=["gptj", "gpt_neox"], choices=["gptj", "gpt_neox"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows (%(default)s)")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens (%(default)s)")
-    parser.add_argument("--new", type=int, default=128, help="tokens (%(default)s)")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 8], help="rows (%(default)s)")
+    parser.add_argument("--prompt", type=positive, default=64, help="tokens (%(default)s)")
+    parser.add_argument("--new", type=positive, default=128, help="tokens (%(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="timed (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
-    parser.add_argument("--only", nargs="+", help="arms of these names (transformers always runs)")
+    known = "; ".join(ARMS[1:])
+    parser.add_argument("--only", nargs="+", choices=ARMS, metavar="ARM", help=f"{known} (transformers always runs)")
     parser.add_argument("--cpu-time", action="store_true", help="time of this process instead of the clock's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     found = parser.parse_args()
     if found.rounds < 2:
         parser.error(f"--rounds {found.rounds}: expected at least 2, for quartiles")
+    for size in found.size:
+        if size not in SIZES and not OTHER_SIZE.fullmatch(size):
+            parser.error(f"--size {size}: expected one of {sizes}")
+        layers, width, heads, _ = size_of(size)
+        if not layers * width * heads or width % heads or width // heads % 8:
+            parser.error(f"--size {size}: expected heads of a multiple of 8 channels, of which a quarter is rotated")
     return found
 
 
-def reference(family: str, size: str) -> Any:
+def size_of(name: str) -> tuple[int, int, int, int]:
+    """Layers, hidden size, heads and vocabulary."""
+    if name in SIZES:
+        return SIZES[name]
+    layers, width, heads = map(int, name.split("x"))
+    return layers, width, heads, SIZES["125M"][3]
+
+
+def reference(family: str, size: str, positions: int) -> Any:
     """A model of transformers with random weights, large enough that tokens depend on the context."""
-    layers, width, heads, vocab_size = SIZES[size]
+    layers, width, heads, vocab_size = size_of(size)
     common: dict[str, Any] = {"vocab_size": vocab_size, "bos_token_id": None, "eos_token_id": None}
     torch.manual_seed(0)
     model: PreTrainedModel
     if family == "gptj":
-        names = {"n_layer": layers, "n_head": heads, "n_embd": width, "n_positions": 512}
+        names = {"n_layer": layers, "n_head": heads, "n_embd": width, "n_positions": positions}
         model = GPTJForCausalLM(GPTJConfig(**common, **names, rotary_dim=width // heads // 4))
     else:
         names = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": width}
-        names |= {"intermediate_size": 4 * width, "max_position_embeddings": 512}
+        names |= {"intermediate_size": 4 * width, "max_position_embeddings": positions}
         model = GPTNeoXForCausalLM(GPTNeoXConfig(**common, **names))
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -132,12 +153,12 @@ def arms_of(theirs: Any, theirs_bf16: Any, prompts: Tensor, num_new: int) -> dic
 
 def measure(arguments: argparse.Namespace, family: str, size: str, batch: int) -> dict[str, Any]:
     """Every arm of one case: seconds of each round, and what share of its tokens are those of transformers."""
-    theirs = reference(family, size)
-    half = reference(family, size).to(torch.bfloat16)
-    vocab_size = SIZES[size][3]
-    prompts = torch.randint(0, vocab_size, (batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
+    positions = max(512, arguments.prompt + arguments.new)
+    theirs = reference(family, size, positions)
+    half = reference(family, size, positions).to(torch.bfloat16)
+    prompts = torch.randint(0, size_of(size)[3], (batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
     arms = arms_of(theirs, half, prompts, arguments.new)
-    assert set(arguments.only or ()) <= arms.keys(), f"--only: expected some of {', '.join(map(repr, arms))}"
+    assert tuple(arms) == ARMS, list(arms)
     wanted = {UNIT, *(arguments.only or arms)}
     arms = {name: arm for name, arm in arms.items() if name in wanted}
     clock = time.process_time if arguments.cpu_time else time.perf_counter

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.training_case import positive
 from benchmarks.training_figures import BOUNDS, GEMM, WARMUP, Row, comparison, figures, label, table
 from benchmarks.training_process import Process
 from modelzoo.compare.other_processes import MOST_ROUNDS
@@ -44,13 +45,13 @@ def parse() -> tuple[argparse.Namespace, list["Case"]]:
     parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--ours", nargs="+", action="append", default=[], metavar="KEY=VALUE", help="a further arm")
     parser.add_argument("--only", nargs="+", metavar="ARM", help="these and the first arm")
-    parser.add_argument("--rows", type=_positive, help="of a batch")
-    parser.add_argument("--seq-len", type=_positive)
+    parser.add_argument("--rows", type=positive, help="of a batch")
+    parser.add_argument("--seq-len", type=positive)
     parser.add_argument("--rounds", type=_count, default=20, help="timed (%(default)s); 0: warm up, no more")
-    parser.add_argument("--compared", type=_positive, default=20, help="steps before losses are (%(default)s)")
-    parser.add_argument("--threads", type=_positive, help="of each process")
+    parser.add_argument("--compared", type=positive, default=20, help="steps before losses are (%(default)s)")
+    parser.add_argument("--threads", type=positive, help="of each process")
     parser.add_argument(
-        "--alone", nargs="?", type=_positive, const=1, metavar="TIMES", help="each arm alone too: start and peak memory"
+        "--alone", nargs="?", type=positive, const=1, metavar="TIMES", help="each arm alone too: start and peak memory"
     )
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the process instead of the clock's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
@@ -112,12 +113,6 @@ def _has_cuda() -> bool:
 
 def _count(text: str) -> int:
     if (value := int(text)) < 0:
-        raise ValueError(value)
-    return value
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
         raise ValueError(value)
     return value
 

@@ -131,6 +131,13 @@ def size_of(name: str) -> dict[str, int]:
     return dict(zip(("num_layers", "hidden_size", "num_heads"), map(int, found.groups()), strict=True)) | batch
 
 
+def positive(text: str) -> int:
+    """Of the command line. Raises ValueError for less than 1."""
+    if (value := int(text)) < 1:
+        raise ValueError(value)
+    return value
+
+
 def own_arm(pairs: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """A further arm of ours, of KEY=VALUE: its name and its values. Raises ValueError for a key that no arm has."""
     values = dict[str, Any]()
