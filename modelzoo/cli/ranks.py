@@ -1,5 +1,6 @@
 """The ranks of one machine: as many processes of the same command, which end together."""
 
+import atexit
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from modelzoo.cli.child_process import how_it_ended, start
 from modelzoo.cli.exit_codes import STOPPED, USERS_FAULT
@@ -21,6 +23,15 @@ PROMPT_SECONDS = 5.0
 def is_rank() -> bool:
     """This process is a rank already, of torchrun's or of `run_ranks`."""
     return "RANK" in os.environ
+
+
+def leave(code: int) -> NoReturn:
+    """End this rank, whose work is done, without taking the interpreter apart: a thread of torch.distributed that wants
+    the interpreter meanwhile aborts the process, and a run that is complete would have failed."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:

@@ -35,10 +35,13 @@ def command(
 ) -> None:
     """Train; a run of the same name goes on from its newest checkpoint."""
     if restarts:
-        if code := _supervise(config, overrides or [], restarts):
-            raise typer.Exit(code)
-    elif run(config, overrides or []) is None:
-        raise typer.Exit(STOPPED)
+        code = _supervise(config, overrides or [], restarts)
+    else:
+        code = STOPPED if run(config, overrides or []) is None else 0
+        if ranks.is_rank():
+            ranks.leave(code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _supervise(name: str, overrides: list[str], restarts: int) -> int:

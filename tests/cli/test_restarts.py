@@ -176,3 +176,21 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path, watched):
     if not watched:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("last", "code"), [("ranks.leave(3)", 3), ("sys.exit(3)", -signal.SIGABRT)])
+def test_a_rank_ends_though_taking_the_interpreter_apart_would_abort(last, code):
+    program = f"""
+import atexit, os, sys
+from modelzoo.cli import ranks
+class Kept:
+    def __del__(self, abort=os.abort):
+        abort()
+sys.kept = Kept()
+atexit.register(print, "at exit")
+print("done", end=" ")
+{last}
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == code
+    assert code != 3 or ended.stdout == "done at exit\n"
