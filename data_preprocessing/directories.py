@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_preprocessing.locations import is_url
+from data_preprocessing.locations import is_file, is_url
 from data_preprocessing.readers import OneOrMany, ReaderConfig
 from modelzoo.base_config import FromList, UserError
 
@@ -32,11 +32,10 @@ class TreeReader(ReaderConfig):
             what = "is a file" if root.exists() else "no such directory"
             raise UserError(f"reader.paths: {root}: {what}; this kind of reader expects directories")
         relative = sorted(
-            file.relative_to(root).as_posix()
-            for file in _walk(root, set())
-            if file.name.endswith(self.suffixes) and file.is_file()
+            file.relative_to(root).as_posix() for file in _walk(root, set()) if file.name.endswith(self.suffixes)
         )
         kept = [name for name in relative if not any(fnmatch(name, pattern) for pattern in self.exclude)]
+        kept = [name for name in kept if is_file(root / name, "leave it out with reader.exclude")]
         if not kept:
             raise UserError(
                 f"reader.paths: {root}: no file ends in {', '.join(self.suffixes)}"
@@ -48,12 +47,16 @@ class TreeReader(ReaderConfig):
 
 def _walk(root: Path, seen: set[str]) -> Iterator[Path]:
     """The files below a directory, each folder once: a link may lead back up. Real folders go before links to
-    them, so that the names do not depend on which of the two comes first."""
+    them, so that the names do not depend on which of the two comes first. PermissionError for a closed folder."""
     links = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_raise):
         seen.add(os.path.realpath(folder))
         yield from (Path(folder) / name for name in names)
         links += [Path(folder) / name for name in sorted(folders) if (Path(folder) / name).is_symlink()]
     for link in sorted(links):
         if os.path.realpath(link) not in seen:
             yield from _walk(link, seen)
+
+
+def _raise(error: OSError) -> None:
+    raise error

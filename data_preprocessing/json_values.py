@@ -49,17 +49,22 @@ class _Scan:
         self._skip_space()
         is_array = self.data[self.at : self.at + 1] == b"["
         self.at += is_array
-        expects_value = True
+        expects_value, after_comma = True, False
         while self._skip_space():
             mark = self.data[self.at : self.at + 1]
+            if is_array and mark == b"]" and after_comma and expects_value:
+                yield Tail("no element follows the array's last comma", self._drain())
+                return
             if is_array and mark == b"]":
                 self.at += 1
                 if self._skip_space():
                     yield Tail("text follows the end of the array", self._drain())
                 return
-            if is_array and mark == b"," and not expects_value:
+            if is_array and mark == b",":
+                if expects_value:
+                    yield Value(mark, 1)  # what stands between two commas
                 self.at += 1
-                expects_value = True
+                expects_value = after_comma = True
                 continue
             if is_array and not expects_value:
                 yield Tail("expected a comma between two elements of the array", self._drain())

@@ -1,5 +1,6 @@
 """Where text lies: listing, sizing and opening the files that `reader.paths` names, local or by URL."""
 
+import errno
 import glob
 import os
 import posixpath
@@ -41,13 +42,33 @@ def expand(base_dir: Path, path: str) -> list[str]:
         return [path]
     if (base_dir / path).is_dir():
         raise _is_directory(str(base_dir / path), path)
-    names = sorted(glob.glob(path, root_dir=base_dir, recursive=True))
-    if lost := [name for name in names if not (base_dir / name).exists()]:
-        raise UserError(f"reader.paths: {base_dir / lost[0]}: a link to nothing; mend it, or remove it")
-    names = [name for name in names if (base_dir / name).is_file()]
+    _refuse_closed_folders(base_dir, path)
+    found = sorted(glob.glob(path, root_dir=base_dir, recursive=True))
+    names = [name for name in found if is_file(base_dir / name, "name the others alone")]
     if not names:
         raise _nothing_at(base_dir / path)
     return names
+
+
+def is_file(path: Path, remedy: str) -> bool:
+    """Whether what a pattern found is a file; False for a directory. UserError for what is neither: whoever wrote the
+    pattern takes it for text."""
+    if path.is_file():
+        return True
+    if path.is_dir():
+        return False
+    what = "is not a regular file" if path.exists() else "a link to nothing"
+    raise UserError(f"reader.paths: {path}: {what}; mend it, remove it, or {remedy}")
+
+
+def _refuse_closed_folders(base_dir: Path, pattern: str) -> None:
+    """Raise PermissionError for a folder that may hold matches, but may not be listed: `glob` passes over it."""
+    outer = os.path.dirname(pattern)
+    if outer not in ("", pattern):
+        _refuse_closed_folders(base_dir, outer)
+    for name in glob.glob(os.path.join(outer, ""), root_dir=base_dir, recursive=True) if outer else [""]:
+        if not os.access(base_dir / name, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "may not be listed", str(base_dir / name))
 
 
 def size_of(base_dir: Path, name: str) -> int:

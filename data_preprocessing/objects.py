@@ -1,6 +1,7 @@
 """Objects (of JSON, rows of a table) to documents: which of their keys are the text."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from string import Formatter
@@ -120,8 +121,10 @@ class ObjectReader(ReaderConfig):
         if line.text.isspace():
             return Rejected(place, EMPTY, f"blank {place.unit}", len(raw))
         try:
-            record = json.loads(line.text)
-        except (ValueError, RecursionError) as error:
+            if line.text.count("[") + line.text.count("{") > DEEPEST:
+                _refuse_depth(line.text)
+            record = (AS_WRITTEN.decode if self.template else json.loads)(line.text)
+        except ValueError as error:
             return Rejected(place, "not JSON", f"{error}", len(raw))
         return self.document(record, place, len(raw))
 
@@ -172,7 +175,21 @@ class ObjectReader(ReaderConfig):
         return Document(tuple(texts[self.content_key]), place, tuple(texts[self.role_key]))
 
 
+class _Spelt(str):
+    """A number as it was written, 1.10 or 1e400: for a template."""
+
+    __slots__ = ()
+
+
 MISSING = object()
+AS_WRITTEN = json.JSONDecoder(parse_int=_Spelt, parse_float=_Spelt)
+
+DEEPEST = 500
+"""Brackets within each other that the parser of the standard library is given; orjson takes 1,024."""
+BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+
+SHOWN = 40
+"""Characters of a value in a message."""
 
 
 class _Unfit(Exception):
@@ -219,8 +236,21 @@ def keys_of(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(piece.key for piece in pieces(template) if piece.key is not None))
 
 
+def _refuse_depth(text: str) -> None:
+    """Raise ValueError for brackets within more than DEEPEST others: what the parser takes depends on how deep the
+    program's own calls are, which may differ from one worker to the next."""
+    depth = 0
+    for found in BRACKET_OR_STRING.finditer(text):
+        depth += (found[0] in "[{") - (found[0] in "]}")
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} brackets within each other")
+
+
 def _text(value: Any, key: str, where: str = "", numbers: bool = False) -> str:
-    if isinstance(value, str):
+    if isinstance(value, _Spelt):
+        if numbers:
+            return str(value)
+    elif isinstance(value, str):
         return value
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):
         return json.dumps(value)
@@ -228,7 +258,13 @@ def _text(value: Any, key: str, where: str = "", numbers: bool = False) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=repr)[:40]
+    """The start of a value as JSON: no more of it is looked at, however deep it goes."""
+    shown = ""
+    for part in json.JSONEncoder(default=repr).iterencode(value):
+        shown += part
+        if len(shown) >= SHOWN:
+            break
+    return shown[:SHOWN]
 
 
 def _quoted(keys: Iterable[str]) -> str:

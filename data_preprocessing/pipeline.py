@@ -5,8 +5,9 @@ inputs → lots → chunks → (workers) spill files → selection → shards, m
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ NOT_CONTENT = {"name", "description", "tokenizer", "output", "workers", "executo
 
 
 UNREAD = "not read to its end"
-"""Stands for the hash of a remote file under a limit."""
+"""Stands for the hash of a file beyond a limit, and of any that lies elsewhere where there is a limit."""
 
 
 class Summary(NamedTuple):
@@ -82,9 +83,7 @@ def run(
     Raises:
         UserError: input, tokenizer or output is not as it should be; or the disk is full.
     """
-    output = base_dir / config.output
-    if output.name in ("", ".."):
-        raise UserError(f"output={config.output!r}: expected the path of a directory to write, as in data/news")
+    output = _output(config, base_dir)
     job = _Job(config, base_dir, on_progress)
     lock = f".{output.name}.lock" if task is None else f".{output.name}.task-{task}.lock"
     with exclusive(output.with_name(lock), f"writing {output}"):
@@ -96,13 +95,21 @@ def run(
                 job.encode_task(task)
                 return Summary(output, None, job.tokenizer)
             manifest = job.write(job.encoded_by_tasks() if merge_tasks else job.encode())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # h5py raises either
             if message := job.out_of_space(error):
                 raise UserError(message) from error
             raise
         os.rename(job.dataset, output)
         shutil.rmtree(job.staging, ignore_errors=True)
     return Summary(output, manifest, job.tokenizer)
+
+
+def _output(config: PreprocessConfig, base_dir: Path) -> Path:
+    """The directory to write: where a link leads, for no directory can take a link's place. Raises UserError."""
+    output = base_dir / config.output
+    if output.name in ("", "..") or "\0" in config.output:
+        raise UserError(f"output={config.output!r}: expected the path of a directory to write, as in data/news")
+    return Path(os.path.realpath(output)) if output.is_symlink() else output
 
 
 class _Job:
@@ -116,7 +123,7 @@ class _Job:
         path = config.tokenizer if "://" in config.tokenizer else base_dir / config.tokenizer
         self.tokenizer = Tokenizer.load(path, config.tokenizer_backend, background=True)
         config.mode.prepare(self.tokenizer)
-        output = base_dir / config.output
+        output = _output(config, base_dir)
         self.staging = output.with_name(output.name + ".partial")
         self.chunks, self.tasks = self.staging / "chunks", self.staging / "tasks"
         self.dataset = self.staging / "dataset"
@@ -310,40 +317,43 @@ class _Job:
         for name, split in splits.items():
             if not split.num_documents:
                 raise UserError(self._nothing_for(name, account.documents_written, account.rejected_by_reason))
-        inputs, readers = tuple(self._inputs_read(taken)), [s.reader for s in self.config.named_sources.values()]
+        lots_read, readers = self._lots_read(taken), [s.reader for s in self.config.named_sources.values()]
+        num_files = sum(len(lot.files) for lot in self.lots if lot.number in lots_read)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             settings=self.settings,
-            inputs=inputs,
+            inputs=tuple(self._inputs_of(lots_read)),
             tokenizer=self.tokenizer_info,
             splits=splits,
             ledger=account,
-            advice=tuple(advise(self.dataset, self.config.mode, readers, len(inputs), account, splits)),
+            advice=tuple(advise(self.dataset, self.config.mode, readers, num_files, account, splits)),
         )
-        write_manifest(self.dataset, manifest)
-        return manifest
+        return write_manifest(self.dataset, manifest)
 
-    def _inputs_read(self, taken: list[Taken]) -> Iterator[InputFile]:
-        """The files of the lots of which something was taken, or where no limit leaves any out, all."""
-        lots_taken = {int(chunk.spill.path.stem.split("-")[0]) for chunk in taken if chunk.num_records}
+    def _lots_read(self, taken: list[Taken]) -> set[int]:
+        """Those of which something was taken, or where no limit leaves any out, all."""
+        if not self._limiter.any_set:
+            return {lot.number for lot in self.lots}
+        return {int(chunk.spill.path.stem.split("-")[0]) for chunk in taken if chunk.num_records}
+
+    def _inputs_of(self, lots_read: set[int]) -> Iterator[InputFile]:
+        """All files, also those beyond a limit: one more might have been read before them."""
         for lot in self.lots:
             reader = self.inputs[lot.source]
             for name in lot.files:
-                if lot.number in lots_taken or not self._limiter.any_set:
-                    yield InputFile(path=name, size=reader.sizes[name], sha256=self._hash(reader, name))
+                sha256 = self._hash(reader, name) if lot.number in lots_read else UNREAD
+                yield InputFile(path=name, size=reader.sizes[name], sha256=sha256)
 
     def _hash(self, reader: InputReader, name: str) -> str:
         """The sha256 of an input. A limit is not to fetch all of what lies elsewhere."""
         return UNREAD if self._limiter.any_set and not reader.is_local(name) else reader.hash(name)
 
-    def inputs_now(self, recorded: dict[str, str]) -> dict[str, str]:
-        """The sha256 of each input, to be held against those recorded."""
-        return {
-            name: self._hash(reader, name)
-            for reader in self.inputs.values()
-            for name in reader.names
-            if name in recorded or not self._limiter.any_set
-        }
+    def inputs_now(self, recorded: Mapping[str, str]) -> Iterator[InputFile]:
+        """Each input as it is, to be held against those recorded, of which no more is read again than was then."""
+        for reader in self.inputs.values():
+            for name in reader.names:
+                sha256 = UNREAD if recorded.get(name, UNREAD) == UNREAD else self._hash(reader, name)
+                yield InputFile(path=name, size=reader.sizes[name], sha256=sha256)
 
     def _nothing_for(self, split: str, written: int, reasons: dict[str, int]) -> str:
         if written:
@@ -359,11 +369,13 @@ class _Job:
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or none
         return f"reader.paths: no document in {files} ({why}); expected text to read there"
 
-    def out_of_space(self, error: OSError) -> str | None:
+    def out_of_space(self, error: OSError | RuntimeError) -> str | None:
         """The message for a full disk, None for any other error."""
         # h5py and safetensors put errno into the text only, in some of their errors
         text = str(error).lower()
-        if error.errno not in OUT_OF_SPACE and "no space left" not in text and "quota exceeded" not in text:
+        told = re.search(r"errno = (\d+)", text)
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number not in OUT_OF_SPACE and "no space left" not in text and "quota exceeded" not in text:
             return None
         item = token_dtype(self.tokenizer_info.vocab_size).itemsize + self.config.mode.has_loss_mask
         done = self.progress.bytes_done or 1
@@ -389,8 +401,9 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
     there: dict[str, Any] = {"settings": manifest.settings, "tokenizer": manifest.tokenizer.sha256}
     here: dict[str, Any] = {"settings": job.settings, "tokenizer": job.tokenizer_info.sha256}
     if there == here:  # only then are the files worth reading
-        there["inputs"] = {file.path: file.sha256 for file in manifest.inputs}
-        here["inputs"] = job.inputs_now(there["inputs"])
+        there["inputs"] = {file.path: _content(file) for file in manifest.inputs}
+        recorded = {file.path: file.sha256 for file in manifest.inputs}
+        here["inputs"] = {file.path: _content(file) for file in job.inputs_now(recorded)}
     refuse_differences(
         f"{output}: holds a dataset of other settings, inputs or tokenizer",
         there,
@@ -398,3 +411,8 @@ def _finished(output: Path, job: _Job) -> Manifest | None:
         "choose another `output`, or delete it",
     )
     return manifest
+
+
+def _content(file: InputFile) -> str:
+    """What a file is known by."""
+    return file.sha256 if file.sha256 != UNREAD else f"{file.size:,} bytes, {UNREAD}"

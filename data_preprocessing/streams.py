@@ -10,7 +10,8 @@ import numpy as np
 from data_preprocessing.readers import EMPTY, FRAME_BYTES, Document, Frame, Place, Rejected, Unit
 
 LARGEST_READ = 2**24
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, *UTF32)
 
 
 class Stream(io.RawIOBase):
@@ -63,13 +64,15 @@ def damaged(source: Steady, place: Place, num_bytes: int) -> Iterator[Rejected]:
 
 
 def first_bytes(source: Steady, name: str, at_least: int = 4) -> bytes | Rejected:
-    """The start of a text, without its byte order mark. Empty and UTF-16 files are rejected as a whole."""
+    """The start of a text, without its byte order mark. Empty files, and those in UTF-16 or UTF-32, are rejected as
+    a whole."""
     place = Place(name, "file", 1)
     start = source.read(max(FRAME_BYTES, at_least))
-    if start.startswith(UTF16):
+    if start.startswith(WIDE):
         while source.read(FRAME_BYTES):
             pass
-        detail = "this is UTF-16, by its byte order mark; convert it: iconv -f UTF-16 -t UTF-8"
+        code = "UTF-32" if start.startswith(UTF32) else "UTF-16"
+        detail = f"this is {code}, by its byte order mark; convert it: iconv -f {code} -t UTF-8"
         return Rejected(place, "not UTF-8", detail, source.num_bytes)
     if not start and not source.damage:
         return Rejected(place, EMPTY, "the file is empty", 0)

@@ -16,7 +16,16 @@ from pydantic import ValidationError
 from data_preprocessing import ledger
 from data_preprocessing.verify_shard import COPY, REWRITE, Damage, shard_damage, without_path
 from modelzoo.base_config import UserError
-from modelzoo.data.schema import MANIFEST, REJECTED, TOKENIZER, Manifest, SplitInfo, file_sha256, read_manifest
+from modelzoo.data.schema import (
+    MANIFEST,
+    REJECTED,
+    TOKENIZER,
+    Manifest,
+    SplitInfo,
+    content_sha256,
+    file_sha256,
+    read_manifest,
+)
 from modelzoo.tokenizer import Tokenizer
 
 BESIDE = {MANIFEST, REJECTED, TOKENIZER}
@@ -58,6 +67,7 @@ def verify(directory: Path, on_bytes: Callable[[int], None] | None = None) -> Re
         Damage(MANIFEST, *problem, REWRITE)
         for problem in (*sum_problems(manifest), *ledger.problems(manifest.ledger, manifest.splits))
     ]
+    damage += _manifest_damage(directory, manifest)
     damage += _file_damage(directory, manifest)
     damage += _tokenizer_damage(directory, manifest)
     damage += _rejected_damage(directory, manifest)
@@ -92,6 +102,13 @@ def _schema_damage(directory: Path, error: UserError) -> Iterator[Damage]:
             yield Damage(MANIFEST, f"{place}={one['input']!r:.80}", one["msg"], REWRITE)
     else:
         yield Damage(MANIFEST, without_path(error, directory / MANIFEST), "a manifest", REWRITE)
+
+
+def _manifest_damage(directory: Path, manifest: Manifest) -> Iterator[Damage]:
+    """What nothing else in the dataset would contradict: the inputs, and names."""
+    found = content_sha256(json.loads((directory / MANIFEST).read_bytes()))
+    if manifest.sha256 is not None and found != manifest.sha256:
+        yield Damage(MANIFEST, f"content of sha256 {found[:12]}…", f"{manifest.sha256[:12]}…, as it was written", COPY)
 
 
 def _inside(file: str) -> bool:

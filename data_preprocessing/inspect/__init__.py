@@ -147,12 +147,15 @@ def _first_rejected(path: Path) -> list[dict[str, Any]]:
     first = []
     if not path.is_file():  # `verify` says so
         return []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            one = json.loads(line)
-            found[one["reason"]] += 1
-            if found[one["reason"]] <= REJECTED_SHOWN:
-                first.append(one)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        one = _json_object(line)
+        if not {"file", "reason", "detail"} <= one.keys():
+            raise UserError(
+                f"{path}, line {number}: not as it was written; see all that is wrong: modelzoo verify {path.parent}"
+            )
+        found[one["reason"]] += 1
+        if found[one["reason"]] <= REJECTED_SHOWN:
+            first.append(one)
     return first
 
 
@@ -193,7 +196,7 @@ def _same(tokenizer: Tokenizer | None, sha256: str, path: Path) -> Tokenizer | N
     return tokenizer
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:

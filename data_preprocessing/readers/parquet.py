@@ -42,7 +42,7 @@ class ParquetReader(ObjectReader):
         number = 1  # of the next row
         try:
             # read as it is decoded: a row group may hold gigabytes
-            file = pq.ParquetFile(stream, buffer_size=READ_BYTES, pre_buffer=False)
+            file = pq.ParquetFile(stream, buffer_size=READ_BYTES, pre_buffer=False, page_checksum_verification=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             yield _unreadable(stream, name, error)
             return
@@ -50,6 +50,10 @@ class ParquetReader(ObjectReader):
         if isinstance(columns, str):
             detail = f"{columns}; none of its {file.metadata.num_rows:,} rows can be read"
             yield Rejected(Place(name, "file", 1), "missing key", detail, 0)
+            return
+        if twice := [column for column in columns if file.schema_arrow.names.count(column) > 1]:
+            detail = f"there are several columns {', '.join(map(repr, twice))}, and which is meant nobody can tell"
+            yield Rejected(Place(name, "file", 1), "several keys of one name", detail, 0)
             return
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows

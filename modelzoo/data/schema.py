@@ -47,11 +47,12 @@ class ShardHeader(NamedTuple):
 
 
 class InputFile(Config):
-    """One file that was read."""
+    """One file of a reader."""
 
     path: str
     size: int
     sha256: str
+    """Of its bytes; in words where a limit left it unread."""
 
 
 class TokenizerInfo(Config):
@@ -139,6 +140,8 @@ class Manifest(Config):
     ledger: LedgerInfo
     advice: tuple[str, ...] = ()
     """What to think over before a model is tuned on it, each with its numbers and a remedy."""
+    sha256: str | None = None
+    """Of all else in the file, for `verify`: see `content_sha256`. None in a file written before there was one."""
 
 
 class Pieces(NamedTuple):
@@ -303,10 +306,19 @@ def read_manifest(directory: Path) -> Manifest:
         raise UserError(f"{path}: not valid JSON ({error}); {_remedy()}") from error
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json by rename. Call it last: its presence says that all is there."""
-    content = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_text(directory / MANIFEST, content + "\n")
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Write manifest.json by rename, with its `sha256`; returns what `read_manifest` will. Call it last: its presence
+    says that all is there."""
+    content = manifest.model_dump(mode="json")
+    content["sha256"] = content_sha256(content)
+    write_text(directory / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return manifest.model_copy(update={"sha256": content["sha256"]})
+
+
+def content_sha256(content: dict[str, Any]) -> str:
+    """Of what a manifest says, but for its own `sha256`, however it is laid out."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def find_split(directory: Path, manifest: Manifest, split: str) -> SplitInfo:

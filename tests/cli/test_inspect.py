@@ -392,3 +392,12 @@ def test_no_torch():
     program = "import sys, data_preprocessing.inspect.page, data_preprocessing.verify, modelzoo.cli.inspect\n"
     program += "import modelzoo.cli.verify\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\n", b'{"file": "a"}\n', b'["reason"]\n'])
+def test_a_damaged_list_of_rejected_documents_is_told(tmp_path, content):
+    root = write_dataset(tmp_path / "data")
+    whole = (root / "rejected.jsonl").read_bytes()
+    (root / "rejected.jsonl").write_bytes(whole + content)
+    with pytest.raises(UserError, match=r"rejected\.jsonl, line 2: not as it was written; .* modelzoo verify"):
+        CliRunner().invoke(app, ["inspect", str(root)], catch_exceptions=False)

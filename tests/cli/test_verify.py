@@ -290,3 +290,24 @@ def test_checkpoints(tmp_path):
     assert "step_00000001" not in message
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     assert "no checkpoint yet" in str(run("verify", tmp_path / "empty").exception)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content["splits"].update(tain=content["splits"].pop("train")),
+        lambda content: content["inputs"].append({"path": "z", "size": 7, "sha256": "x"}),
+        lambda content: content["settings"].update(name="other"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_noticed(root, edit):
+    content = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps(content))  # laid out otherwise
+    assert not damage(root)
+    edit_manifest(root, edit)
+    assert "content of sha256" in damage(root)["manifest.json"]
+
+
+def test_a_manifest_of_before_has_no_hash(root):
+    edit_manifest(root, lambda content: content.pop("sha256"))
+    assert not damage(root)

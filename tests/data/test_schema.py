@@ -13,6 +13,7 @@ from modelzoo.data.schema import (
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
+    content_sha256,
     file_sha256,
     find_split,
     open_shard,
@@ -128,8 +129,9 @@ def test_shard_against_its_header(tmp_path, change, message):
 
 
 def test_manifest_round_trip_and_split(tmp_path):
-    write_manifest(tmp_path, manifest())
-    assert read_manifest(tmp_path) == manifest()
+    written = write_manifest(tmp_path, manifest())
+    assert read_manifest(tmp_path) == written == manifest().model_copy(update={"sha256": written.sha256})
+    assert written.sha256 == content_sha256(manifest().model_dump(mode="json"))
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     assert find_split(tmp_path, manifest(), "train").num_tokens == 7
     with pytest.raises(UserError, match=r"no split 'validation'; this dataset has train; set validation_frac"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data_preprocessing.pipeline import run
+from data_preprocessing.pipeline import UNREAD, run
+from modelzoo.base_config import UserError
 from modelzoo.data.schema import read_manifest
 from tests.data_preprocessing.corpus import config, documents_of, files_of
 from tests.samples import small_tokenizer
@@ -59,3 +60,23 @@ def test_fraction_is_of_documents_and_stable(base):
     half, more, whole = (documents_of(base / name, "train") for name in ("half", "more", "all"))
     assert set(half) < set(more) < set(whole)
     assert [text for text in whole if text in set(half)] == half
+
+
+@pytest.mark.parametrize("limit", [{"max_documents": 9}, {"max_documents": 10**6}])
+def test_a_limit_hides_no_change_of_the_inputs(base, limit):
+    """Files that a limit left unread stand in the manifest by name and size."""
+    settings = {**limit, "reader": {"kind": "jsonl", "paths": "?.jsonl"}}
+    manifest = run(config(**settings), base).manifest
+    assert [file.path for file in manifest.inputs] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    unread = [file.path for file in manifest.inputs if file.sha256 == UNREAD]
+    assert unread == (["b.jsonl", "c.jsonl"] if limit["max_documents"] == 9 else [])
+    assert run(config(**settings), base).already_done
+    for name in ("0.jsonl", "d.jsonl"):  # before what was read, and after it
+        (base / name).write_text('{"text": "new"}\n')
+        with pytest.raises(UserError, match=f"inputs.{name}: None there, '16 bytes, not read to its end' here"):
+            run(config(**settings), base)
+        (base / name).unlink()
+    with (base / "c.jsonl").open("a") as file:
+        file.write('{"text": "more"}\n')
+    with pytest.raises(UserError, match=r"inputs\.c\.jsonl: .* there, .* here"):
+        run(config(**settings), base)

@@ -245,3 +245,47 @@ def test_all_readers_of_objects_read_alike():
     assert list(in_documents(chosen, chosen.frames(io.BytesIO(b"\n".join(lines)), "f"))) == read(
         b"\n".join(lines), kind="jsonl", text_key="a"
     )
+
+
+def nested(depth, text="deep"):
+    """A line that orjson leaves to the parser of the standard library, for its NaN."""
+    return b'{"text": "%s", "n": NaN, "x": %s1%s}' % (text.encode(), b"[" * (depth - 1), b"]" * (depth - 1))
+
+
+def test_how_deep_objects_may_be_does_not_depend_on_the_caller():
+    def at_depth(calls, line):
+        return one(line) if calls == 0 else at_depth(calls - 1, line)
+
+    for calls in (0, 300):
+        assert at_depth(calls, nested(500)).text == "deep"
+        refused = at_depth(calls, nested(501))
+        assert (refused.reason, refused.detail) == ("not JSON", "more than 500 brackets within each other")
+        assert at_depth(calls, nested(2, "[" * 600 + "\\\\")).text == "[" * 600 + "\\"  # of a text, not of the object
+        for depth in (600, 1000, 1020):  # orjson takes these
+            value = at_depth(calls, b'{"text": %s%s}' % (b"[" * depth, b"]" * depth))
+            assert value.detail == f"'text' is {'[' * 40}; expected a string"
+
+
+def test_a_template_has_numbers_as_they_were_written():
+    for number in ("1.10", "-0", "1e400", "12345678901234567890", "0.30000000000000000001", "NaN", "7"):
+        assert one(b'{"n": %s}' % number.encode(), template="<{n}>").text == f"<{number}>"
+    assert one(b'{"n": 1.10}', text_key="n").detail == "'n' is 1.1; expected a string"
+    assert one(b'{"n": [1.10]}', template="<{n}>").reason == "not a string"
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b'[{"text":"a"},,{"text":"b"}]', ["a", "not JSON", "b"]),
+        (b'[,{"text":"a"}]', ["not JSON", "a"]),
+        (b'[{"text":"a"} , ]', ["a", "not JSON"]),
+        (b'[{"text":"a"},,]', ["a", "not JSON", "not JSON"]),
+        (b"[]", ["empty"]),
+        (b'[ {"text":"a"} ]', ["a"]),
+    ],
+)
+def test_an_array_with_holes_is_not_json(content, wanted):
+    items = read(content, kind="json")
+    assert [item.reason if isinstance(item, Rejected) else item.text for item in items] == wanted
+    if b"]" in content and wanted[-1] == "not JSON":
+        assert items[-1].detail == "no element follows the array's last comma"

@@ -105,3 +105,21 @@ def test_from_files(tmp_path):
     with pytest.raises(ValidationError, match="members"):
         reader(kind="parquet", members="*.parquet")
     assert json.dumps(reader(kind="parquet").model_dump(mode="json"))
+
+
+def test_a_damaged_page_that_carries_a_checksum_is_noticed():
+    table = {"text": [f"hello world {i}" for i in range(50)]}
+    content = bytearray(parquet(table, compression="none", use_dictionary=False, write_page_checksum=True))
+    assert len(read(bytes(content), kind="parquet")) == 50
+    content[content.find(b"hello world 7")] ^= 1
+    (damaged,) = read(bytes(content), kind="parquet")
+    assert damaged.reason == "damaged file"
+    assert "rows 1 to 50 cannot be read" in damaged.detail
+    assert "CRC" in damaged.detail
+
+
+def test_two_columns_of_one_name_are_refused():
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "text", "other"])
+    (refused,) = read(parquet(table), kind="parquet")
+    assert (refused.reason, str(refused.place)) == ("several keys of one name", "f")
+    assert texts(read(parquet(table), kind="parquet", text_key="other")) == ["c"]

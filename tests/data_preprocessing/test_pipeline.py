@@ -215,7 +215,14 @@ def test_limits(base):
     assert documents_of(base / "b", "train") == [DOCUMENTS[0], DOCUMENTS[1]]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError("h5py: errno = 28, No space left")])
+FULL = [
+    OSError(errno.ENOSPC, "full"),
+    OSError("h5py: errno = 28, No space left"),
+    RuntimeError("Can't decrement id ref count (unable to extend file properly, errno = 27, error message = '')"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
 @pytest.mark.parametrize("place", ["data_preprocessing.encoder.write_spill", "data_preprocessing.merge.write_shard"])
 def test_full_disk_keeps_what_is_done(base, monkeypatch, error, place):
     def fail(*args):
@@ -230,6 +237,26 @@ def test_full_disk_keeps_what_is_done(base, monkeypatch, error, place):
     run(config(), base)
     assert documents_of(base / "out", "train") == DOCUMENTS
     assert not (base / "out.partial").exists()
+
+
+def test_an_output_may_be_a_link_to_a_directory(base):
+    (base / "disk").mkdir()
+    for name in ("disk/there", "disk/not_yet"):
+        (base / "link").symlink_to(name)
+        if name == "disk/there":
+            (base / name).mkdir()
+        summary = run(config(output="link"), base)
+        assert summary.output == base / name
+        assert documents_of(base / "link", "train") == DOCUMENTS
+        assert not (base / "link.partial").exists()
+        assert run(config(output="link"), base).already_done
+        (base / "link").unlink()
+
+
+def test_an_output_that_is_no_path(base):
+    for output in ("a\0b", ".."):
+        with pytest.raises(UserError, match="expected the path of a directory to write"):
+            run(config(output=output), base)
 
 
 def test_progress_ends_at_the_whole(base, small_chunks):

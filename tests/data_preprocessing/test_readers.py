@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -182,7 +183,7 @@ def test_a_single_key_is_written_as_it_was_before_lists():
     ("line", "reason", "detail"),
     [
         ('{"text": "a"', "not JSON", "Expecting ',' delimiter"),
-        ("[" * 100_000, "not JSON", "recursion"),
+        ("[" * 100_000, "not JSON", "more than 500 brackets within each other"),
         ('["text"]', "not an object", "expected an object with the key 'text'"),
         ('{"body": "a", "id": 1}', "missing key", "no key 'text'; it has 'body', 'id'"),
         ('{"text": null}', "not a string", "'text' is null"),
@@ -246,7 +247,10 @@ def test_a_directory_with_links(tmp_path):
     os.symlink("../outside", tmp_path / "src/again")
     os.symlink("two.py", tmp_path / "src/twice.py")
     os.symlink("nowhere.py", tmp_path / "src/broken.py")
-    items = read_files(tmp_path, kind="directory", paths="src", suffixes=[".py"])
+    wanted = {"kind": "directory", "paths": "src", "suffixes": [".py"]}
+    with pytest.raises(UserError, match=r"src/broken\.py: a link to nothing; mend it, .* with reader\.exclude"):
+        read_files(tmp_path, **wanted)
+    items = read_files(tmp_path, **wanted, exclude=["broken.py"])
     assert [item.place.file for item in items] == ["src/a/one.py", "src/again/three.py", "src/twice.py"]
     assert texts(items) == ["src/a/one.py", "outside/three.py", "src/two.py"]
 
@@ -282,3 +286,54 @@ def test_settings_that_are_wrong():
     ):
         with pytest.raises(ValidationError):
             reader(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "text", "paths": "src/*.txt"},
+        {"kind": "text", "paths": "*/closed/*.txt"},
+        {"kind": "text", "paths": "src/*/*.txt"},
+        {"kind": "text", "paths": "src/**/*.txt"},
+        {"kind": "directory", "paths": "src", "suffixes": [".txt"]},
+    ],
+    ids=lambda settings: settings["paths"],
+)
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch, settings):
+    for name in ("src/open/a.txt", "src/closed/b.txt", "src/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "src/open/closed").symlink_to("../closed")
+    closed = tmp_path / "src" if settings["paths"] == "src/*.txt" else tmp_path / "src/closed"
+    access, scandir = os.access, os.scandir
+
+    def is_closed(path):
+        return os.path.realpath(path) == str(closed)
+
+    def refuse(path="."):  # as for anybody but root
+        if is_closed(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    assert len(read_files(tmp_path, **settings)) > 0
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not is_closed(path))
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"src(/open)?(/closed)?/?: may not be read; change its permissions"):
+        read_files(tmp_path, **settings)
+
+
+def test_what_is_no_file_is_not_passed_over(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    assert reader(kind="text", paths="*.txt").files(tmp_path) == ["a.txt"]
+    os.mkfifo(tmp_path / "b.txt")
+    for settings in ({"kind": "text", "paths": "*.txt"}, {"kind": "directory", "paths": ".", "suffixes": [".txt"]}):
+        with pytest.raises(UserError, match=r"b\.txt: is not a regular file; mend it, remove it, or "):
+            reader(**settings).files(tmp_path)
+
+
+@pytest.mark.parametrize("code", ["UTF-16", "UTF-32", "UTF-32-BE"])
+def test_wide_characters_are_named(code):
+    mark = b"\x00\x00\xfe\xff" if code == "UTF-32-BE" else b""
+    (refused,) = read(mark + "text".encode(code), kind="text")
+    assert refused.detail.endswith(f"convert it: iconv -f {code.removesuffix('-BE')} -t UTF-8")
