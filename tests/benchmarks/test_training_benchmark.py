@@ -43,6 +43,12 @@ def test_measures_under_two_allocators_and_compares(tmp_path: Path, monkeypatch,
     for name in ("ours [keep]", "ours [shipped]"):
         assert f"{name}: 3 steps to warm up took " in told.err
         assert f"\n{name}, same allocator: " in told.out
+    gemm = (
+        statistics.median(arms["GEMM", "keep"]["step_seconds"]),
+        statistics.median(arms["GEMM", "shipped"]["step_seconds"]),
+    )
+    rates = [arms["ours", allocator]["gemm_flops_per_second"] for allocator in ("keep", "shipped")]
+    assert rates == pytest.approx([2 * 2048**3 / seconds for seconds in gemm])
     ratios = [arms[name, "keep"]["step_seconds"] for name in ("transformers", "ours")]
     found = arms["ours", "keep"]["ratio_to"]["transformers"]["of_medians"]
     assert found == pytest.approx(statistics.median(ratios[0]) / statistics.median(ratios[1]))
