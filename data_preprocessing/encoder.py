@@ -25,7 +25,7 @@ keep_utf8 = ctypes.pythonapi["PyUnicode_AsUTF8AndSize"]  # by item: an object of
 keep_utf8.argtypes, keep_utf8.restype = [ctypes.py_object, ctypes.c_void_p], ctypes.c_void_p
 
 BATCH_BYTES = 2**20
-VERSION = 2
+VERSION = 3
 """To be raised when a chunk of the same input becomes something else, so that none of another version is used."""
 
 

@@ -62,12 +62,14 @@ def is_file(path: Path, remedy: str) -> bool:
 
 
 def _refuse_closed_folders(base_dir: Path, pattern: str) -> None:
-    """Raise PermissionError for a folder that may hold matches, but may not be listed: `glob` passes over it."""
-    outer = os.path.dirname(pattern)
+    """Raise PermissionError for a folder that may hold matches, but may not be listed: `glob` passes over it. One whose
+    entry the pattern names need not be listed."""
+    outer, last = os.path.split(pattern)
+    mode = os.R_OK | os.X_OK if glob.has_magic(last) else os.X_OK
     if outer not in ("", pattern):
         _refuse_closed_folders(base_dir, outer)
     for name in glob.glob(os.path.join(outer, ""), root_dir=base_dir, recursive=True) if outer else [""]:
-        if not os.access(base_dir / name, os.R_OK | os.X_OK):
+        if not os.access(base_dir / name, mode):
             raise PermissionError(errno.EACCES, "may not be listed", str(base_dir / name))
 
 

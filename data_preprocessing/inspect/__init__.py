@@ -147,15 +147,16 @@ def _first_rejected(path: Path) -> list[dict[str, Any]]:
     first = []
     if not path.is_file():  # `verify` says so
         return []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        one = _json_object(line)
-        if not {"file", "reason", "detail"} <= one.keys():
-            raise UserError(
-                f"{path}, line {number}: not as it was written; see all that is wrong: modelzoo verify {path.parent}"
-            )
-        found[one["reason"]] += 1
-        if found[one["reason"]] <= REJECTED_SHOWN:
-            first.append(one)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            one = _json_object(line)
+            if not {"file", "reason", "detail"} <= one.keys():
+                raise UserError(
+                    f"{path}, line {number}: not as it was written; what is wrong says: modelzoo verify {path.parent}"
+                )
+            found[one["reason"]] += 1
+            if found[one["reason"]] <= REJECTED_SHOWN:
+                first.append(one)
     return first
 
 

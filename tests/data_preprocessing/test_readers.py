@@ -322,6 +322,18 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch, setting
         read_files(tmp_path, **settings)
 
 
+def test_a_folder_that_may_be_passed_but_not_listed_is_no_hindrance(tmp_path, monkeypatch):
+    (tmp_path / "home/mine/deep").mkdir(parents=True)
+    (tmp_path / "home/mine/deep/a.txt").write_text("x")
+    access = os.access
+    passed = lambda path, mode: access(path, mode) and not (str(path).endswith("/home") and mode & os.R_OK)  # noqa: E731
+    monkeypatch.setattr(os, "access", passed)
+    for path in ("home/mine/deep/*.txt", "home/mine/*/a.txt", f"{tmp_path}/home/mine/**/*.txt"):
+        assert len(reader(kind="text", paths=path).files(tmp_path)) == 1
+    with pytest.raises(PermissionError):
+        reader(kind="text", paths="home/*/deep/a.txt").files(tmp_path)
+
+
 def test_what_is_no_file_is_not_passed_over(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "a.txt").write_text("x")
